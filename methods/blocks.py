@@ -1,0 +1,162 @@
+"""Blocks: the units that a local rule trains on their own, and a few tensor operations on them."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+Kind = Literal["dense", "conv", "residual"]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockStyle:
+    """What a method may choose about the blocks of an architecture; widths and topology it may not.
+
+    norm: "default" takes the architecture's own (none in MLPs, batch norm in convolutional nets).
+    """
+
+    norm: Literal["default", "none", "batch"] = "default"
+    activation: Literal["relu", "leaky_relu"] = "relu"
+
+
+class Block(nn.Module):
+    """One unit of local training: pool the input, then weights, normalisation, activation.
+
+    Pooling stands at the entry, not the exit, so that the output of a convolutional block has
+    the resolution at which its weights worked: that is where local losses read it
+    (Nøkland & Eidnes 2019). The network computes the same function either way.
+
+    Attributes:
+        kind: "dense" for fully connected, "conv" for one convolution, "residual" for a unit with
+            a shortcut.
+        in_shape: shape of one input sample, (D,) or (C, H, W); dense blocks flatten what they get.
+        out_shape: shape of one output sample, (D,) or (C, H, W).
+        weights: the linear map (nn.Linear, nn.Conv2d or a residual unit).
+    """
+
+    def __init__(
+        self,
+        kind: Kind,
+        in_shape: tuple[int, ...],
+        out_shape: tuple[int, ...],
+        weights: nn.Module,
+        norm: nn.Module | None = None,
+        activation: nn.Module | None = None,
+        pool: int = 1,
+    ) -> None:
+        super().__init__()
+        self.kind: Kind = kind
+        self.in_shape, self.out_shape = in_shape, out_shape
+        self.pool = pool
+        self.weights = weights
+        self.norm = norm if norm is not None else nn.Identity()
+        self.activation = activation if activation is not None else nn.Identity()
+
+    @property
+    def out_features(self) -> int:
+        """Number of values in one output sample."""
+        return math.prod(self.out_shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Activities of this block, (B, *out_shape), from those of the one before, (B, *in_shape)."""
+        if self.pool > 1:
+            x = F.max_pool2d(x, self.pool)
+        if self.kind == "dense" and x.dim() > 2:
+            x = x.flatten(1)
+        return self.activation(self.norm(self.weights(x)))
+
+
+class Blocks(nn.ModuleList):
+    """A stack of blocks, first to last; iterating yields `Block`s."""
+
+    def __init__(self, blocks: list[Block]) -> None:
+        super().__init__(blocks)
+
+    def __iter__(self) -> Iterator[Block]:  # type: ignore[override]
+        return super().__iter__()  # type: ignore[return-value]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Output of the last block, (B, *out_shape)."""
+        for block in self:
+            x = block(x)
+        return x
+
+    @property
+    def kinds(self) -> set[str]:
+        """The kinds of block in the stack."""
+        return {block.kind for block in self}
+
+
+def fresh_copy(module: nn.Module) -> nn.Module:
+    """A copy with newly drawn initial weights (from torch's global generator)."""
+    twin = copy.deepcopy(module)
+    for part in twin.modules():
+        reset = getattr(part, "reset_parameters", None)
+        if callable(reset):
+            reset()
+    return twin
+
+
+def rms_norm(x: Tensor, eps: float = 1e-8) -> Tensor:
+    """x / (eps + sqrt(mean over features of x²)): every sample gets mean square 1.
+
+    Args:
+        x: activities, (B, ...); all dimensions but the first are features.
+    Source: Hinton 2022 (arXiv 2212.13345), released code: no mean subtraction, no gain, no bias.
+    """
+    dims = tuple(range(1, x.dim()))
+    return x / (x.square().mean(dim=dims, keepdim=True).sqrt() + eps)
+
+
+def pool_until(h: Tensor, max_features: int) -> Tensor:
+    """Average-pools feature maps until one sample has at most `max_features` values.
+
+    The kernel doubles from 1, as the local classifiers of Nøkland & Eidnes (arXiv 1901.06656,
+    released code) do. Anything that is not a feature map is returned as it is.
+
+    Args:
+        h: (B, C, H, W) or (B, D).
+    Returns:
+        (B, C, h, w) with C·h·w <= max_features where H, W allow it, else (B, C, 1, 1).
+    """
+    if h.dim() != 4:
+        return h
+    kernel = pool_kernel(tuple(h.shape[1:]), max_features)
+    return F.avg_pool2d(h, kernel) if kernel > 1 else h
+
+
+def pool_kernel(shape: tuple[int, ...], max_features: int) -> int:
+    """The kernel that `pool_until` uses for one sample of this shape, (C, H, W)."""
+    c, h, w = shape
+    kernel = 1
+    while c * (h // kernel) * (w // kernel) > max_features and min(h, w) // (2 * kernel) >= 1:
+        kernel *= 2
+    return kernel
+
+
+def pooled_shape(shape: tuple[int, ...], max_features: int) -> tuple[int, ...]:
+    """Shape of one sample after `pool_until`."""
+    if len(shape) != 3:
+        return shape
+    kernel = pool_kernel(shape, max_features)
+    return (shape[0], shape[1] // kernel, shape[2] // kernel)
+
+
+def dropout(x: Tensor, p: float, rng: Generator, per_channel: bool = False) -> Tensor:
+    """Dropout whose noise comes from an explicit generator, so that resuming is bit-exact.
+
+    Args:
+        x: (B, ...). p: probability of a zero, in [0, 1). per_channel: drop whole feature maps.
+    """
+    if p == 0.0:
+        return x
+    shape = x.shape[:2] + (1,) * (x.dim() - 2) if per_channel else x.shape
+    keep = torch.empty(shape, device=x.device, dtype=x.dtype).bernoulli_(1 - p, generator=rng)
+    return x * keep.div_(1 - p)

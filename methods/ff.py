@@ -1,0 +1,259 @@
+"""Forward-Forward, supervised (Hinton 2022, arXiv 2212.13345; details from his released code).
+
+The first C pixels are overwritten by a label: one-hot and true (+), one-hot and wrong (−), or 1/C
+each (neutral). N(a) = a / rms(a), and sg is stop-gradient.
+
+    ĥ_0 = N(x with label),   h_l = ReLU(W_l ĥ_{l-1} + b_l),   ĥ_l = sg[N(h_l)]
+    G_l = sum_j h_lj²,       θ_l = width of layer l
+    L_l = softplus(θ_l − G_l(+)) + softplus(G_l(−) − θ_l)
+
+All layers are updated on every mini-batch. Wrong labels are drawn from a softmax readout on the
+neutral pass, with the true class left out. Two ways to predict: the class whose label gives the
+highest goodness summed over all layers but the first (C passes), or the softmax readout (1 pass).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from methods.base import Method, Task, Traits, adamw, linear_cooldown, set_lr, trainable
+from methods.blocks import Block, Blocks, BlockStyle, rms_norm
+from methods.registry import register
+
+# Class-batched prediction works on chunks of at most this many activations (32 MB): larger
+# blocks of memory go back to the system after every operation and are faulted in again.
+CHUNK_VALUES = 8_000_000
+
+
+@dataclass(frozen=True)
+class FFConfig:
+    """Defaults follow the released code unless marked `Differs`."""
+
+    negatives: Literal["hard", "uniform"] = "hard"  # drawn from the readout, or at random
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    # the released 0.01 on an exponential average (0.1 new) of half the gradient, in momentum form
+    lr: float = 5e-4
+    momentum: float = 0.9
+    weight_decay: float = 6e-4  # arXiv 2212.13345 as re-implemented by loeweX: 3e-4 at lr 1e-3
+    peer: float = 0.03  # λ of peer normalisation
+    readout_lr: float = 1e-2
+    readout_weight_decay: float = 3e-3
+
+
+@register
+class ForwardForward(Method):
+    """Goodness of every layer up for true labels, down for wrong ones.
+
+    Differs: weight decay and the readout's learning rate follow the PyTorch re-implementation
+        that reaches the paper's error (loeweX), not the Matlab release.
+    """
+
+    name = "ff"
+    label = "Forward-Forward"
+    version = 1
+    source = "arXiv 2212.13345"
+    traits = Traits(local_updates=True, readouts=("goodness", "goodness_all", "softmax"))
+    Config = FFConfig
+
+    def __init__(self, blocks: Blocks, task: Task, config: FFConfig, rng: Generator) -> None:
+        super().__init__(blocks, task, config, rng)
+        for block in blocks:
+            weights = _linear(block)
+            nn.init.normal_(weights.weight, std=1 / math.sqrt(weights.in_features))
+            nn.init.zeros_(weights.bias)
+            self.register_buffer(f"peer_mean_{len(self._peer_means())}",
+                                 torch.full((block.out_features,), 0.5))
+        readout = nn.Linear(sum(b.out_features for b in self._voting()), task.n_classes)
+        nn.init.zeros_(readout.weight)
+        nn.init.zeros_(readout.bias)
+        self.aux["readout"] = readout
+        self.register_buffer("mean", torch.tensor(task.mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(task.std).view(1, -1, 1, 1), persistent=False)
+        self.optimizer = self._optimizer(trainable(blocks), config.lr, config.weight_decay)
+        self.readout_optimizer = self._optimizer(
+            trainable(readout), config.readout_lr, config.readout_weight_decay
+        )
+
+    def _optimizer(
+        self, parameters: list[nn.Parameter], lr: float, weight_decay: float
+    ) -> torch.optim.Optimizer:
+        if self.config.optimizer == "adam":
+            return adamw(parameters, lr, weight_decay)
+        return torch.optim.SGD(
+            parameters, lr, momentum=self.config.momentum, weight_decay=weight_decay, fused=True
+        )
+
+    @classmethod
+    def style(cls, config: Any) -> BlockStyle:
+        return BlockStyle(norm="none")  # the length of an activity vector is its goodness
+
+    @classmethod
+    def refuse(cls, blocks: Blocks, task: Task, config: Any) -> str | None:
+        if blocks.kinds != {"dense"}:
+            return (
+                "the label is written into the first pixels, which shared convolution weights "
+                "see in one corner of the image only"
+            )
+        if task.n_classes > math.prod(task.shape):
+            return f"the label needs {task.n_classes} pixels, the image has {math.prod(task.shape)}"
+        return None
+
+    def _peer_means(self) -> list[Tensor]:
+        return [b for name, b in self.named_buffers() if name.startswith("peer_mean_")]
+
+    def _voting(self) -> list[Block]:
+        """The layers that predict: all but the first, unless it is the only one."""
+        blocks = list(self.blocks)
+        return blocks[1:] or blocks
+
+    # -------------------------------------------------------------- labels in the input
+
+    def _image_part(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the first layer gets from the pixels that no label covers.
+
+        The three inputs of one image differ in C pixels and in length only. So the product with
+        the other pixels, nearly all of the first layer's work, is done once for all labels.
+
+        Returns:
+            product, (B, n_1), and sum of squares of those pixels, (B, 1).
+        """
+        pixels = (x * self.std + self.mean).flatten(1)  # back to [0, 1]: the label's unit
+        c = self.task.n_classes
+        rest = pixels[:, c:]
+        return rest @ _linear(self.blocks[0]).weight[:, c:].T, rest.square().sum(1, keepdim=True)
+
+    def _first(self, image: tuple[Tensor, Tensor], label: Tensor) -> Tensor:
+        """Pre-activation of the first layer: N(x with label) W_1ᵀ + b_1.
+
+        Args:
+            image: what `_image_part` returned, (B, n_1) and (B, 1).
+            label: values of the first C pixels, (B, C).
+        """
+        product, squares = image
+        weights = _linear(self.blocks[0])
+        squares = squares + label.square().sum(1, keepdim=True)
+        scale = 1 / ((squares / weights.in_features).sqrt() + 1e-8)
+        return scale * (product + label @ weights.weight[:, : label.shape[1]].T) + weights.bias
+
+    def _neutral(self, x_part: tuple[Tensor, Tensor]) -> list[Tensor]:
+        """Normalised states of all layers for the neutral label, each (B, n_l)."""
+        c = self.task.n_classes
+        label = x_part[0].new_full((x_part[0].shape[0], c), 1 / c)
+        state = rms_norm(self.blocks[0].activation(self._first(x_part, label)))
+        states = [state]
+        for block in list(self.blocks)[1:]:
+            state = rms_norm(block(state))
+            states.append(state)
+        return states
+
+    def _readout(self, states: list[Tensor]) -> Tensor:
+        return self.aux["readout"](torch.cat(states[1:] or states, dim=1))
+
+    # ---------------------------------------------------------------------- training
+
+    def _wrong_labels(self, y: Tensor, scores: Tensor) -> Tensor:
+        """One wrong label per sample, (B,): drawn from softmax(scores) without the true class."""
+        if self.config.negatives == "uniform":
+            scores = torch.zeros_like(scores)
+        p = scores.softmax(1).scatter(1, y[:, None], 0.0)
+        # the largest of p_c / Exp(1) is a draw from p; if all p_c underflow, any wrong class
+        p = p + 1e-12 * (1 - F.one_hot(y, p.shape[1]))
+        noise = torch.empty_like(p).exponential_(generator=self.rng)
+        return (p / noise).argmax(1)
+
+    def train_step(self, x: Tensor, y: Tensor, phase: str, progress: float) -> dict[str, Tensor]:
+        config, c, b = self.config, self.task.n_classes, len(y)
+        factor = linear_cooldown(progress)
+        set_lr(self.optimizer, config.lr, factor)
+        set_lr(self.readout_optimizer, config.readout_lr, factor)
+
+        image = self._image_part(x)
+        with torch.no_grad():
+            states = self._neutral(image)
+        scores = self._readout(states)
+        readout_loss = F.cross_entropy(scores, y)
+        self.readout_optimizer.zero_grad()
+        readout_loss.backward()
+
+        labels = torch.cat([y, self._wrong_labels(y, scores.detach())])
+        twice = (torch.cat([image[0], image[0]]), torch.cat([image[1], image[1]]))
+        a = self._first(twice, F.one_hot(labels, c).to(x.dtype))
+        self.optimizer.zero_grad()
+        total = x.new_zeros(())
+        for l, block in enumerate(self.blocks):
+            if l > 0:
+                a = _linear(block)(state)
+            h = block.activation(a)
+            loss = goodness_loss(h[:b], h[b:])
+            (loss + self._peer_loss(a[:b], h[:b], l)).backward()
+            total += loss.detach()
+            state = rms_norm(h.detach())
+        self.optimizer.step()
+        self.readout_optimizer.step()
+        return {"loss": total / len(self.blocks), "readout_loss": readout_loss.detach()}
+
+    def _peer_loss(self, a: Tensor, h: Tensor, l: int) -> Tensor:
+        """Pulls the mean activity of each unit towards the layer's mean, on positives only.
+
+        It acts on the pre-activation, (B, n), not behind the ReLU, so that it can revive units
+        that are never active. Twice λ, because the released gradient of the goodness leaves out
+        the factor 2 of d(h²)/dh.
+        """
+        mean = self._peer_means()[l]
+        mean.mul_(0.9).add_(h.detach().mean(0), alpha=0.1)
+        return -2 * self.config.peer * ((mean.mean() - mean) * a).sum(1).mean()
+
+    # -------------------------------------------------------------------- prediction
+
+    def logits(
+        self, x: Tensor, readout: str = "goodness", rng: Generator | None = None
+    ) -> Tensor:
+        if readout == "softmax":
+            return self._readout(self._neutral(self._image_part(x)))
+        widest = max(block.out_features for block in self.blocks)
+        rows = max(1, CHUNK_VALUES // (self.task.n_classes * widest))
+        return torch.cat([self._goodness_per_class(part, readout) for part in x.split(rows)])
+
+    def _goodness_per_class(self, x: Tensor, readout: str) -> Tensor:
+        """Summed goodness under each label, (B, C): all classes in one batch."""
+        b, c = x.shape[0], self.task.n_classes
+        product, squares = self._image_part(x)
+        image = (product.repeat_interleave(c, 0), squares.repeat_interleave(c, 0))
+        label = torch.eye(c, device=x.device, dtype=x.dtype).repeat(b, 1)
+        h = self.blocks[0].activation(self._first(image, label))
+        blocks = list(self.blocks)
+        skip_first = readout == "goodness" and len(blocks) > 1
+        goodness = torch.zeros_like(h[:, 0]) if skip_first else h.square().sum(1)
+        for block in blocks[1:]:
+            h = block(rms_norm(h))
+            goodness = goodness + h.square().sum(1)
+        return goodness.view(b, c)
+
+    def eval_passes(self, readout: str) -> int:
+        return 1 if readout == "softmax" else self.task.n_classes
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        return self._neutral(self._image_part(x))
+
+
+def goodness_loss(positive: Tensor, negative: Tensor) -> Tensor:
+    """softplus(θ − G(+)) + softplus(G(−) − θ), mean over the batch; θ is the layer's width.
+
+    Args:
+        positive, negative: activities after the ReLU, (B, n).
+    """
+    theta = positive.shape[1]
+    up = F.softplus(theta - positive.square().sum(1))
+    down = F.softplus(negative.square().sum(1) - theta)
+    return (up + down).mean()
+
+
+def _linear(block: Block) -> nn.Linear:
+    assert isinstance(block.weights, nn.Linear)
+    return block.weights

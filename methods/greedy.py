@@ -1,0 +1,146 @@
+"""Local error signals (Nøkland & Eidnes 2019, arXiv 1901.06656): `pred`, `sim`, `predsim`.
+
+    h_l     = block_l(drop(sg[h_{l-1}]))
+    L_pred  = CE(V_l v(pool(h_l)), y)
+    L_sim   = mean over pairs of ( S(A_l(h_l)) − S(onehot(y)) )²
+    L_l     = L_pred  |  L_sim  |  (1 − β) L_pred + β L_sim,   β = 0.99
+    output: CE(W sg[h_L], y)
+
+S(z) holds the correlations between the samples of a batch; A_l is a 3x3 convolution (feature maps)
+or a linear map, used in training only, as V_l is.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from methods.base import Method, Task, Traits, adamw, set_lr, steps_down, trainable
+from methods.blocks import Block, Blocks, BlockStyle, dropout, pool_until, pooled_shape
+from methods.registry import register
+
+
+@dataclass(frozen=True)
+class GreedyConfig:
+    """Defaults of the released code (train.py, run_experiments.sh)."""
+
+    loss: Literal["pred", "sim", "predsim"] = "predsim"
+    beta: float = 0.99  # weight of the similarity loss in `predsim`
+    lr: float = 5e-4  # Adam; 3e-4 for wider networks and SVHN
+    milestones: tuple[float, ...] = (0.5, 0.75, 0.89, 0.94)  # shares of the budget; times 0.25
+    dropout: float = 0.1  # MNIST MLP 0.1; VGG8B 0.2
+    decoder_features: int = 2048  # feature maps are pooled to at most this many values before V_l
+
+
+def similarity(z: Tensor) -> Tensor:
+    """Correlation between all pairs of samples of a batch, (B, B), in [−1, 1].
+
+    Feature maps with more than 3 channels are first reduced to the standard deviation of each
+    channel over space.
+
+    Args:
+        z: (B, D) or (B, C, H, W).
+    Source: released code of arXiv 1901.06656.
+    """
+    if z.dim() == 4:
+        z = z.flatten(2).std(dim=2) if z.shape[1] > 3 and z.shape[2] > 1 else z.flatten(1)
+    z = z - z.mean(dim=1, keepdim=True)
+    z = z / (z.norm(dim=1, keepdim=True) + 1e-8)
+    return (z @ z.T).clamp(-1.0, 1.0)
+
+
+@register
+class Greedy(Method):
+    """Blocks with local classifiers and similarity losses, all updated on every mini-batch.
+
+    Differs: one optimizer step after the pass over all blocks, where the released code steps each
+        block during the pass; every block still sees the output of the block before it as it was
+        before this step.
+    Differs: on data with many classes the released code limits each mini-batch to 20 classes for
+        `sim` and `predsim` during the first half of training; ours does not.
+    """
+
+    name = "greedy"
+    label = "Greedy local"
+    version = 1
+    source = "arXiv 1901.06656"
+    traits = Traits(local_updates=True)
+    Config = GreedyConfig
+    variants = {"pred": {"loss": "pred"}, "sim": {"loss": "sim"}, "predsim": {"loss": "predsim"}}
+
+    def __init__(self, blocks: Blocks, task: Task, config: GreedyConfig, rng: Generator) -> None:
+        super().__init__(blocks, task, config, rng)
+        if "pred" in config.loss:
+            decoders = nn.ModuleList(self._decoder(block) for block in blocks)
+            self.aux["decoders"] = decoders
+        if "sim" in config.loss:
+            self.aux["similarity_maps"] = nn.ModuleList(self._similarity_map(b) for b in blocks)
+        self.output = nn.Linear(blocks[-1].out_features, task.n_classes)
+        self.optimizer = adamw(trainable(self), config.lr, weight_decay=0.0)
+
+    def _decoder(self, block: Block) -> nn.Linear:
+        size = math.prod(pooled_shape(block.out_shape, self.config.decoder_features))
+        decoder = nn.Linear(size, self.task.n_classes)
+        nn.init.zeros_(decoder.weight)  # as in the released code
+        return decoder
+
+    def _similarity_map(self, block: Block) -> nn.Module:
+        if len(block.out_shape) == 3:
+            channels = block.out_shape[0]
+            return nn.Conv2d(channels, channels, kernel_size=3, padding=1, bias=False)
+        return nn.Linear(block.out_features, block.out_features, bias=False)
+
+    @classmethod
+    def style(cls, config: Any) -> BlockStyle:
+        # batch norm in every block; leaky ReLU wherever the similarity loss is used
+        leaky = "sim" in config.loss
+        return BlockStyle(norm="batch", activation="leaky_relu" if leaky else "relu")
+
+    def _local_loss(self, h: Tensor, y: Tensor, target: Tensor | None, l: int) -> Tensor:
+        config = self.config
+        if config.loss == "sim":
+            return F.mse_loss(similarity(self.aux["similarity_maps"][l](h)), target)
+        pooled = pool_until(h, config.decoder_features).flatten(1)
+        pred = F.cross_entropy(self.aux["decoders"][l](pooled), y)
+        if config.loss == "pred":
+            return pred
+        sim = F.mse_loss(similarity(self.aux["similarity_maps"][l](h)), target)
+        return (1 - config.beta) * pred + config.beta * sim
+
+    def train_step(self, x: Tensor, y: Tensor, phase: str, progress: float) -> dict[str, Tensor]:
+        config = self.config
+        set_lr(self.optimizer, config.lr, steps_down(progress, config.milestones, 0.25))
+        self.optimizer.zero_grad()
+        target = None
+        if "sim" in config.loss:
+            target = similarity(F.one_hot(y, self.task.n_classes).to(x.dtype))
+        local = x.new_zeros(())
+        for l, block in enumerate(self.blocks):
+            h = block(x)
+            loss = self._local_loss(h, y, target, l)
+            loss.backward()  # frees this block's graph before the next one is built
+            local += loss.detach()
+            # the local loss has read h without dropout; only the next block sees the noise
+            x = dropout(h.detach(), config.dropout, self.rng, per_channel=h.dim() == 4)
+        out = F.cross_entropy(self.output(x.flatten(1)), y)
+        out.backward()
+        self.optimizer.step()
+        return {"loss": out.detach(), "local_loss": local / len(self.blocks)}
+
+    def units(self) -> list[nn.Module]:
+        return [*self.blocks, self.output]
+
+    def logits(self, x: Tensor, readout: str = "last", rng: Generator | None = None) -> Tensor:
+        return self.output(self.blocks(x).flatten(1))
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        activities = []
+        for block in self.blocks:
+            x = block(x)
+            activities.append(x.flatten(1))
+        return activities
+

@@ -1,0 +1,81 @@
+"""Where methods are registered and found: our own files, entry points, a path on the command line."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import pkgutil
+import sys
+from pathlib import Path
+
+from methods.base import Method
+
+ENTRY_POINT_GROUP = "bpfree.methods"
+
+METHODS: dict[str, type[Method]] = {}
+
+
+class PluginError(Exception):
+    """A file or entry point that cannot be used as a method; the message says why."""
+
+
+def register(cls: type[Method]) -> type[Method]:
+    """Class decorator: makes a method known under its `name`.
+
+    Raises:
+        PluginError: another class has that name, or the class lacks a required attribute.
+    """
+    for attribute in ("name", "label", "version", "source", "traits", "Config"):
+        if not hasattr(cls, attribute):
+            raise PluginError(f"method {cls.__qualname__} does not set `{attribute}`")
+    old = METHODS.setdefault(cls.name, cls)
+    if old is not cls:
+        raise PluginError(f"method name {cls.name!r} is already taken by {old.__module__}")
+    return cls
+
+
+def load_builtin() -> None:
+    """Imports every file of this folder, so that one new file is one new method."""
+    package = importlib.import_module("methods")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"methods.{module.name}")
+
+
+def load_entry_points() -> None:
+    """Imports what other installed packages offer in the group `bpfree.methods`."""
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            entry.load()
+        except Exception as error:
+            raise PluginError(f"entry point {entry.value!r} ({ENTRY_POINT_GROUP}): {error}") from error
+
+
+def load_file(path: Path | str) -> list[str]:
+    """Imports a Python file and returns the names of the methods it registered.
+
+    Raises:
+        PluginError: no such file, it does not import, or it registers no method.
+    """
+    path = Path(path).resolve()
+    if not path.is_file():
+        raise PluginError(f"plugin file {path} does not exist")
+    module_name = f"bpfree_plugin_{path.stem}"
+    if module_name in sys.modules and sys.modules[module_name].__file__ == str(path):
+        return [n for n, c in METHODS.items() if c.__module__ == module_name]
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise PluginError(f"plugin file {path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module  # dataclasses look their module up by name
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[module_name]
+        for name in [n for n, c in METHODS.items() if c.__module__ == module_name]:
+            del METHODS[name]
+        raise PluginError(f"plugin {path}: {type(error).__name__}: {error}") from error
+    found = [n for n, c in METHODS.items() if c.__module__ == module_name]
+    if not found:
+        raise PluginError(f"plugin {path} registers no method: decorate its class with @register")
+    return found

@@ -1,0 +1,106 @@
+"""The record: everything that is known of one run of one cell, as one JSON document."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+SCHEMA = 1
+
+# A cell whose record has one of the first two states is finished: running it again would give
+# the same answer. The others are accidents of the machine, so they are kept and tried again.
+FINAL = ("ok", "diverged")
+STATUSES = (*FINAL, "failed", "oom", "timeout", "killed")
+
+Record = dict[str, Any]
+
+_REQUIRED: dict[str, type | tuple[type, ...]] = {
+    "schema": int,
+    "key": str,
+    "suite": str,
+    "status": str,
+    "cell": dict,
+    "metrics": dict,
+    "curves": dict,
+    "timings": dict,
+    "memory": dict,
+    "cost": dict,
+    "environment": dict,
+    "code_sha": str,
+    "started_at": str,
+    "finished_at": str,
+}
+
+# schema n -> function that turns a document of schema n into one of schema n + 1
+_MIGRATIONS: dict[int, Callable[[Record], Record]] = {}
+
+
+class RecordError(ValueError):
+    """A document that is not a record this version can read; the message says why."""
+
+
+def canonical_json(value: Any) -> str:
+    """The one text form that is hashed: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def cell_key(identity: Mapping[str, Any]) -> str:
+    """The key of a cell: 16 hexadecimal digits of the SHA-256 of its resolved configuration.
+
+    Equal key = same work. The whole configuration is hashed, defaults included, because a key
+    made of differences from defaults changes its meaning when a default changes.
+    """
+    return hashlib.sha256(canonical_json(dict(identity)).encode()).hexdigest()[:16]
+
+
+def without_nan(value: Any) -> Any:
+    """The same document with every NaN or infinity replaced by None (JSON has neither)."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {k: without_nan(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(v) for v in value]
+    return value
+
+
+def check(document: Any) -> Record:
+    """Returns the document as a record of the current schema.
+
+    Raises:
+        RecordError: not a record, a schema newer than this version knows, or a broken field.
+    """
+    if not isinstance(document, dict):
+        raise RecordError("not a JSON object")
+    schema = document.get("schema")
+    if not isinstance(schema, int):
+        raise RecordError("no schema version")
+    if schema > SCHEMA:
+        raise RecordError(
+            f"schema {schema} is newer than {SCHEMA}, the newest this version reads; "
+            "update bpfree to read it"
+        )
+    while schema < SCHEMA:
+        if schema not in _MIGRATIONS:
+            raise RecordError(f"schema {schema} is too old and cannot be migrated")
+        document = _MIGRATIONS[schema](document)
+        schema = document["schema"]
+    for field, kind in _REQUIRED.items():
+        if not isinstance(document.get(field), kind):
+            raise RecordError(f"field {field!r} is missing or of the wrong type")
+    if document["status"] not in STATUSES:
+        raise RecordError(f"unknown status {document['status']!r}")
+    if cell_key(document["cell"]) != document["key"]:
+        raise RecordError("the key is not the hash of the cell: the record was edited")
+    return document
+
+
+def parse(text: str | bytes) -> Record:
+    """Reads a record from JSON text. Raises RecordError."""
+    try:
+        return check(json.loads(text))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RecordError(f"not valid JSON ({error})") from None

@@ -1,0 +1,228 @@
+"""The store: a folder of records that many processes may write to at once.
+
+    <results>/records/<key>.json                 the record of a finished cell (ok, diverged)
+    <results>/records/<key>.<status>-<n>.json    the n-th accident of that cell (failed, oom, ...)
+    <results>/records/<key>.superseded-<n>.json  a record that `--fresh` replaced
+    <results>/plans/<suite>.json                 what was asked for last
+    <results>/live/<key>.json                    who is at work on a cell, and how far
+    <results>/checkpoints/<key>.pt               where to go on after an interruption
+    <results>/set-aside/                         files that could not be read, kept for inspection
+
+A file gets its name only when it is complete, and no name is ever given to a second content:
+a record is linked, not renamed, into place, and linking refuses to overwrite.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from results.record import FINAL, Record, RecordError, check, parse, without_nan
+
+Plan = dict[str, Any]
+
+
+@dataclass
+class Summary:
+    """What was read for one set of keys."""
+
+    records: dict[str, Record] = field(default_factory=dict)
+    set_aside: list[str] = field(default_factory=list)  # one line per unreadable file
+
+
+class Store:
+    """Records, plans, checkpoints and signs of life below one folder."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+        self.records_dir = self.root / "records"
+        self.plans_dir = self.root / "plans"
+        self.live_dir = self.root / "live"
+        self.checkpoints_dir = self.root / "checkpoints"
+        self.set_aside_dir = self.root / "set-aside"
+
+    def prepare(self) -> None:
+        """Makes the folders and proves that they can be written to.
+
+        Raises:
+            OSError: the folder cannot be made or written to.
+        """
+        for folder in (self.records_dir, self.plans_dir, self.live_dir, self.checkpoints_dir):
+            folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=self.records_dir) as probe:
+            probe.write(b"writable")
+
+    # ---------------------------------------------------------------- records
+
+    def publish(self, record: Record) -> Path | None:
+        """Writes a record whole or not at all. None: another process was first.
+
+        Raises:
+            RecordError: the record is not a valid one.
+        """
+        record = check(without_nan(record))
+        text = json.dumps(record, indent=1, allow_nan=False)
+        if record["status"] in FINAL:
+            return self._link(text, [self.records_dir / f"{record['key']}.json"])
+        names = (
+            self.records_dir / f"{record['key']}.{record['status']}-{n}.json"
+            for n in range(1, 10_000)
+        )
+        return self._link(text, names)
+
+    def _link(self, text: str, names: Iterable[Path]) -> Path | None:
+        self.records_dir.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=self.records_dir, prefix=".part-")
+        try:
+            with os.fdopen(handle, "w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            for name in names:
+                try:
+                    os.link(temporary, name)
+                    return name
+                except FileExistsError:
+                    continue
+            return None
+        finally:
+            os.unlink(temporary)
+
+    def supersede(self, key: str) -> None:
+        """Puts a finished record out of the way so that the cell runs again. Nothing is deleted."""
+        current = self.records_dir / f"{key}.json"
+        if not current.exists():
+            return
+        n = 1
+        while (target := self.records_dir / f"{key}.superseded-{n}.json").exists():
+            n += 1
+        current.rename(target)
+
+    def read(self, keys: Iterable[str]) -> Summary:
+        """The record of each key: the finished one, else the latest accident, else none.
+
+        Unreadable files are moved to `set-aside/` and named in the summary; they never hide
+        the other records. Files of a newer schema are named and left where they are.
+        """
+        summary = Summary()
+        wanted = set(keys)
+        accidents: dict[str, list[str]] = {}
+        finished: set[str] = set()
+        for name in self._names():
+            key, _, rest = name.removesuffix(".json").partition(".")
+            if key not in wanted:
+                continue
+            if not rest:
+                finished.add(key)
+            elif not rest.startswith("superseded-"):
+                accidents.setdefault(key, []).append(name)
+        for key in sorted(wanted):
+            candidates = [f"{key}.json"] if key in finished else []
+            candidates += sorted(accidents.get(key, []), key=self._age)
+            for name in candidates:
+                record = self._load(name, key, summary)
+                if record is not None:
+                    summary.records[key] = record
+                    break
+        return summary
+
+    def _names(self) -> list[str]:
+        try:
+            with os.scandir(self.records_dir) as entries:
+                return sorted(
+                    e.name for e in entries if e.name.endswith(".json") and e.name[0] != "."
+                )
+        except FileNotFoundError:
+            return []
+
+    def _age(self, name: str) -> float:
+        """Newest first when sorted."""
+        return -(self.records_dir / name).stat().st_mtime
+
+    def _load(self, name: str, key: str, summary: Summary) -> Record | None:
+        path = self.records_dir / name
+        try:
+            record = parse(path.read_bytes())
+            if record["key"] != key:
+                raise RecordError(f"it holds the record of {record['key']}")
+            return record
+        except FileNotFoundError:
+            return None
+        except RecordError as error:
+            if "newer than" in str(error):
+                summary.set_aside.append(f"{path}: {error}")
+            else:
+                moved = self.set_aside(path)
+                summary.set_aside.append(f"{path}: {error}; moved to {moved}")
+            return None
+
+    def set_aside(self, path: Path) -> Path:
+        """Moves an unreadable file out of the way, under a name that is not taken."""
+        self.set_aside_dir.mkdir(parents=True, exist_ok=True)
+        n = 1
+        while (target := self.set_aside_dir / f"{path.name}.{n}").exists():
+            n += 1
+        path.rename(target)
+        return target
+
+    # ------------------------------------------------------------------ plans
+
+    def write_plan(self, plan: Plan) -> Path:
+        """Stores what was asked for; a plan is only a question, so the last one wins."""
+        path = self.plans_dir / f"{plan['suite']}.json"
+        write_atomically(path, json.dumps(plan, indent=1, allow_nan=False))
+        return path
+
+    def read_plan(self, suite: str) -> Plan | None:
+        """The plan stored last for a suite, or None.
+
+        Raises:
+            RecordError: the file is there but not a plan.
+        """
+        path = self.plans_dir / f"{suite}.json"
+        try:
+            plan = json.loads(path.read_text())
+        except FileNotFoundError:
+            return None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise RecordError(f"{path}: not valid JSON ({error})") from None
+        if not isinstance(plan, dict) or "cells" not in plan:
+            raise RecordError(f"{path}: not a plan")
+        return plan
+
+    # ----------------------------------------------------------- signs of life
+
+    def live(self) -> dict[str, dict[str, Any]]:
+        """Cells somebody is at work on: key -> {host, process, epoch, epochs, at, ...}."""
+        from results.claim import is_alive  # claims are written with this module's help
+
+        alive = {}
+        for path in self.live_dir.glob("*.json"):
+            try:
+                sign = json.loads(path.read_text())
+                if is_alive(sign, time.time() - path.stat().st_mtime):
+                    alive[path.stem] = sign
+            except (OSError, ValueError):
+                continue  # it was just replaced or removed
+        return alive
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replaces a file in one step: a reader sees the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".part-")
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,148 @@
+"""Architectures: named stacks of blocks. To add one, write its builder and register it below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+from torchvision.models.resnet import BasicBlock
+
+from methods import Block, Blocks, BlockStyle, Task
+
+Builder = Callable[[Task, BlockStyle, float], list[Block]]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A named stack of blocks.
+
+    Attributes:
+        build: makes the blocks for a task, a style and a factor on all widths.
+        min_size: smallest image side, in pixels, that survives the pooling.
+    """
+
+    name: str
+    description: str
+    build: Builder
+    min_size: int = 1
+
+    def blocks(self, task: Task, style: BlockStyle | None = None, width: float = 1.0) -> Blocks:
+        """Newly initialised blocks, framework default initialisation, on the current device."""
+        return Blocks(self.build(task, style or BlockStyle(), width))
+
+    def refuse(self, task: Task) -> str | None:
+        """Why this architecture cannot take the images of a task, or None."""
+        side = min(task.shape[1:])
+        if side < self.min_size:
+            return f"{self.name} needs images of at least {self.min_size} pixels a side, not {side}"
+        return None
+
+
+def _activation(style: BlockStyle) -> nn.Module:
+    return nn.LeakyReLU(0.01) if style.activation == "leaky_relu" else nn.ReLU()
+
+
+def _dense(n_in: tuple[int, ...], n_out: int, style: BlockStyle, pool: int = 1) -> Block:
+    features = 1
+    for size in n_in:
+        features *= size
+    if pool > 1:
+        c, h, w = n_in
+        features = c * (h // pool) * (w // pool)
+    norm = nn.BatchNorm1d(n_out) if style.norm == "batch" else None
+    weights = nn.Linear(features, n_out)
+    return Block("dense", n_in, (n_out,), weights, norm, _activation(style), pool)
+
+
+def _conv(in_shape: tuple[int, ...], c_out: int, style: BlockStyle, pool: int = 1) -> Block:
+    c_in, h, w = in_shape
+    norm = None if style.norm == "none" else nn.BatchNorm2d(c_out)
+    weights = nn.Conv2d(c_in, c_out, kernel_size=3, padding=1)
+    out_shape = (c_out, h // pool, w // pool)
+    return Block("conv", in_shape, out_shape, weights, norm, _activation(style), pool)
+
+
+def _mlp(depth: int, hidden: int) -> Builder:
+    def build(task: Task, style: BlockStyle, width: float) -> list[Block]:
+        n = max(8, round(hidden * width))
+        shape: tuple[int, ...] = task.shape
+        blocks = []
+        for _ in range(depth):
+            blocks.append(_dense(shape, n, style))
+            shape = (n,)
+        return blocks
+
+    return build
+
+
+def _plain_cnn(layers: list[int | str], dense: int) -> Builder:
+    """Convolutions of 3x3 with the given channels, "M" for 2x2 max pooling, one dense layer."""
+
+    def build(task: Task, style: BlockStyle, width: float) -> list[Block]:
+        shape: tuple[int, ...] = task.shape
+        blocks: list[Block] = []
+        pool = 1
+        for layer in layers:
+            if layer == "M":
+                pool = 2
+                continue
+            blocks.append(_conv(shape, max(8, round(int(layer) * width)), style, pool))
+            shape, pool = blocks[-1].out_shape, 1
+        # dense layers behind convolutions are normalised as the convolutions are
+        dense_style = BlockStyle("none" if style.norm == "none" else "batch", style.activation)
+        blocks.append(_dense(shape, max(8, round(dense * width)), dense_style, pool))
+        return blocks
+
+    return build
+
+
+def _resnet18(task: Task, style: BlockStyle, width: float) -> list[Block]:
+    """Small-image stem (3x3, no pooling), then 8 residual units of two convolutions each.
+
+    The units keep their own batch norm and ReLU whatever the style: they do not train without.
+    """
+    widths = [max(8, round(w * width)) for w in (64, 128, 256, 512)]
+    blocks = [_conv(task.shape, widths[0], BlockStyle("batch", "relu"))]
+    for stage, channels in enumerate(widths):
+        for unit in range(2):
+            c_in, h, w = in_shape = blocks[-1].out_shape
+            stride = 2 if stage > 0 and unit == 0 else 1
+            shortcut = None
+            if stride != 1 or c_in != channels:
+                shortcut = nn.Sequential(
+                    nn.Conv2d(c_in, channels, kernel_size=1, stride=stride, bias=False),
+                    nn.BatchNorm2d(channels),
+                )
+            weights = BasicBlock(c_in, channels, stride, shortcut)
+            out_shape = (channels, (h - 1) // stride + 1, (w - 1) // stride + 1)
+            blocks.append(Block("residual", in_shape, out_shape, weights))
+    return blocks
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    a.name: a
+    for a in (
+        Architecture("mlp-2x500", "2 fully connected layers of 500, ReLU", _mlp(2, 500)),
+        Architecture("mlp-3x1000", "3 fully connected layers of 1000, ReLU", _mlp(3, 1000)),
+        Architecture("mlp-4x2000", "4 fully connected layers of 2000, ReLU", _mlp(4, 2000)),
+        Architecture(
+            "cnn-small",
+            "conv 32, pool, conv 64, conv 128, pool, dense 256 (the image encoder of NoProp)",
+            _plain_cnn([32, "M", 64, 128, "M"], 256),
+            min_size=4,
+        ),
+        Architecture(
+            "vgg8b",
+            "6 convolutions of 128 to 512 channels, 4 poolings, dense 1024 (arXiv 1901.06656)",
+            _plain_cnn([128, 256, "M", 256, 512, "M", 512, "M", 512, "M"], 1024),
+            min_size=16,
+        ),
+        Architecture(
+            "resnet18",
+            "3x3 stem and 8 residual units, 64 to 512 channels; each unit is one block",
+            _resnet18,
+            min_size=8,
+        ),
+    )
+}

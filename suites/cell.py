@@ -1,0 +1,130 @@
+"""A cell: one (method, hyper-parameters, architecture, dataset, protocol, seed), and its key."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from methods import METHODS, Method
+from methods.base import resolve_config
+from results.record import cell_key
+from suites.architectures import ARCHITECTURES
+from suites.datasets import AUGMENTATIONS, DATASETS
+
+PROTOCOL_VERSION = 1  # raised whenever the engine may give other numbers for the same settings
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is held equal between methods: the budget, the data and how a model is selected."""
+
+    epochs: int
+    batch_size: int = 128
+    augmentation: str = "none"
+    val_fraction: float = 0.1
+    selection: str = "last"  # the weights after the last epoch; no epoch is picked by accuracy
+    eval_draws: int = 5  # test predictions of a stochastic method are averaged over this many runs
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"epochs must be at least 1, not {self.epochs}")
+        if self.batch_size < 2:
+            raise ValueError(f"batch size must be at least 2, not {self.batch_size}")
+        if self.augmentation not in AUGMENTATIONS:
+            raise ValueError(f"unknown augmentation {self.augmentation!r}")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The unit that is run, resumed and retried.
+
+    Attributes:
+        config: the fully resolved configuration of the method, every field, defaults included.
+    """
+
+    method: str
+    config: dict[str, Any]
+    architecture: str
+    dataset: str
+    protocol: Protocol
+    seed: int
+    method_version: int = field(default=0)
+
+    @staticmethod
+    def of(
+        method: str,
+        settings: dict[str, Any],
+        architecture: str,
+        dataset: str,
+        protocol: Protocol,
+        seed: int,
+    ) -> Cell:
+        """A cell with the method's defaults filled in. Raises ValueError for unknown settings."""
+        cls = METHODS[method]
+        config = _plain(dataclasses.asdict(resolve_config(cls, settings)))
+        return Cell(method, config, architecture, dataset, protocol, seed, cls.version)
+
+    def identity(self) -> dict[str, Any]:
+        """All that can change the numbers, and nothing else: what the key is the hash of."""
+        return {
+            "protocol_version": PROTOCOL_VERSION,
+            "method": self.method,
+            "method_version": self.method_version,
+            "config": self.config,
+            "architecture": self.architecture,
+            "dataset": self.dataset,
+            "dataset_version": DATASETS[self.dataset].version,
+            "protocol": dataclasses.asdict(self.protocol),
+            "seed": self.seed,
+        }
+
+    @property
+    def key(self) -> str:
+        """16 hexadecimal digits; equal key = same work."""
+        return cell_key(self.identity())
+
+    def method_class(self) -> type[Method]:
+        """The class that trains this cell."""
+        return METHODS[self.method]
+
+    def method_config(self) -> Any:
+        """The method's Config object."""
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in self.config.items()}
+        return resolve_config(self.method_class(), values)
+
+    def code_sha(self) -> str:
+        """Hash of the sources whose edits may change this cell's numbers.
+
+        It is not part of the key: a record made by older sources is kept and shown as stale.
+        """
+        return sources_sha(self.method_class())
+
+    def __str__(self) -> str:
+        return f"{self.method} on {self.dataset}/{self.architecture}, seed {self.seed}"
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, as JSON will have them."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+@functools.cache
+def sources_sha(method: type[Method]) -> str:
+    """SHA-256, 16 digits, of the files of a method, the contract, the blocks and the engine."""
+    modules = {cls.__module__ for cls in method.__mro__ if issubclass(cls, Method)}
+    modules |= {"methods.blocks", ARCHITECTURES["resnet18"].__module__}
+    modules |= {"suites.datasets", "suites.engine", "suites.seeds", __name__}
+    sha = hashlib.sha256()
+    for module in sorted(modules):
+        __import__(module)
+        source = Path(str(sys.modules[module].__file__))
+        sha.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+    return sha.hexdigest()[:16]

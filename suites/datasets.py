@@ -1,0 +1,283 @@
+"""Datasets: named sources of train / validation / test splits, as uint8 tensors in memory.
+
+To add one, write a loader that returns its two parts and register it at the end of this file.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from methods import Task
+from suites.seeds import generator
+
+Images = tuple[Tensor, Tensor]  # uint8 (N, C, H, W) and int64 (N,)
+AUGMENTATIONS = ("none", "crop", "crop+flip")
+
+
+class DatasetError(Exception):
+    """A dataset that is missing or broken: one line that says which, where, and what to do."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A registered dataset.
+
+    Attributes:
+        load: (folder, download) -> (train images, test images); folder is None when embedded.
+        folder: what is looked for below the data directory, for messages.
+        sha256: of all pixels and labels as loaded; catches damage that file formats do not show.
+    """
+
+    name: str
+    n_classes: int
+    shape: tuple[int, int, int]
+    load: Callable[[Path, bool], tuple[Images, Images]]
+    embedded: bool = False
+    folder: str = ""
+    sha256: str | None = None
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class Data:
+    """The three splits of a dataset, on one device."""
+
+    task: Task
+    train: Images
+    val: Images
+    test: Images
+    sha256: str
+
+    def to(self, device: torch.device) -> Data:
+        """The same data on a device."""
+
+        def move(part: Images) -> Images:
+            return part[0].to(device), part[1].to(device)
+
+        return replace(self, train=move(self.train), val=move(self.val), test=move(self.test))
+
+
+def load(name: str, data_dir: Path | None, val_fraction: float, download: bool = False) -> Data:
+    """The splits of a dataset, checked.
+
+    The validation split is cut from the training images by a seed fixed per dataset, the same in
+    every run; mean and std are those of the remaining training images.
+
+    Raises:
+        DatasetError: files are missing, unreadable or not what they should be.
+    """
+    train, test, digest = _read(name, data_dir, download)
+    dataset = DATASETS[name]
+    order = torch.randperm(len(train[1]), generator=generator("cpu", name, "validation split"))
+    n_val = round(len(order) * val_fraction)
+    val_index, train_index = order[:n_val].sort().values, order[n_val:].sort().values
+    kept = (train[0][train_index], train[1][train_index])
+    mean, std = _channel_statistics(kept[0])
+    task = Task(name, dataset.shape, dataset.n_classes, mean, std)
+    return Data(task, kept, (train[0][val_index], train[1][val_index]), test, digest)
+
+
+def _channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel, in [0, 1], exact whatever the order of sums."""
+    level = torch.arange(256, dtype=torch.float64) / 255
+    means, stds = [], []
+    for channel in images.unbind(1):
+        share = torch.bincount(channel.flatten(), minlength=256).double() / channel.numel()
+        mean = float((share * level).sum())
+        means.append(mean)
+        stds.append(float((share * (level - mean).square()).sum().sqrt()))
+    return tuple(means), tuple(stds)
+
+
+def bare_task(name: str) -> Task:
+    """Shape and classes of a dataset without reading it."""
+    dataset = DATASETS[name]
+    channels = dataset.shape[0]
+    return Task(name, dataset.shape, dataset.n_classes, (0.0,) * channels, (1.0,) * channels)
+
+
+@functools.lru_cache(maxsize=2)
+def _read(name: str, data_dir: Path | None, download: bool) -> tuple[Images, Images, str]:
+    dataset = DATASETS[name]
+    if not dataset.embedded:
+        _check_folder(dataset, data_dir, download)
+    try:
+        train, test = dataset.load(data_dir or Path(), download)
+        for images, labels in (train, test):
+            _check_tensors(dataset, images, labels)
+    except DatasetError:
+        raise
+    except Exception as error:  # torchvision raises whatever the broken bytes lead to
+        where = f" in {data_dir}" if data_dir else ""
+        raise DatasetError(
+            f"dataset {name!r}{where} cannot be read ({type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else 'no message'}); delete "
+            f"{dataset.folder or 'it'} there and fetch it again with --download"
+        ) from error
+    digest = _digest(train, test)
+    if dataset.sha256 is not None and digest != dataset.sha256:
+        raise DatasetError(
+            f"dataset {name!r} in {data_dir} is damaged: its pixels and labels have SHA-256 "
+            f"{digest[:12]}…, not {dataset.sha256[:12]}…; delete {dataset.folder} there and fetch "
+            "it again with --download"
+        )
+    return train, test, digest
+
+
+def _check_folder(dataset: Dataset, data_dir: Path | None, download: bool) -> None:
+    if data_dir is None:
+        raise DatasetError(
+            f"dataset {dataset.name!r} is not embedded: say where it is with --data-dir DIR "
+            f"(expected: DIR/{dataset.folder}), or add --download to fetch it there"
+        )
+    if download:
+        data_dir.mkdir(parents=True, exist_ok=True)
+    elif not data_dir.is_dir():
+        raise DatasetError(f"data directory {data_dir} does not exist (--data-dir)")
+    elif not any(data_dir.glob(dataset.folder)):
+        raise DatasetError(
+            f"dataset {dataset.name!r}: {data_dir / dataset.folder} not found; point --data-dir "
+            "at the folder that holds it, or add --download to fetch it there"
+        )
+
+
+def _check_tensors(dataset: Dataset, images: Tensor, labels: Tensor) -> None:
+    if images.dtype != torch.uint8 or images.shape[1:] != dataset.shape:
+        raise DatasetError(
+            f"dataset {dataset.name!r}: images are {images.dtype} {tuple(images.shape[1:])}, "
+            f"not uint8 {dataset.shape}"
+        )
+    if len(images) != len(labels) or len(images) == 0:
+        raise DatasetError(f"dataset {dataset.name!r}: {len(images)} images, {len(labels)} labels")
+    if not (0 <= int(labels.min()) and int(labels.max()) < dataset.n_classes):
+        raise DatasetError(f"dataset {dataset.name!r}: labels outside 0..{dataset.n_classes - 1}")
+
+
+def _digest(*parts: Images) -> str:
+    sha = hashlib.sha256()
+    for images, labels in parts:
+        sha.update(images.numpy().tobytes())
+        sha.update(labels.to(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+# ------------------------------------------------------------------------------- batches
+
+
+def prepare(
+    images: Tensor, task: Task, augmentation: str = "none", rng: Generator | None = None
+) -> Tensor:
+    """Standardised float32 images, (B, C, H, W), from uint8 ones, augmented on their device.
+
+    Args:
+        augmentation: "none"; "crop" pads by an eighth of the side with zeros and crops at random;
+            "crop+flip" also mirrors at random. Each sample draws on its own, from rng.
+    """
+    if augmentation != "none":
+        assert rng is not None
+        images = random_crop(images, images.shape[-1] // 8, rng)
+        if augmentation == "crop+flip":
+            images = random_flip(images, rng)
+    scale = torch.tensor([1 / (255 * s) if s else 1.0 for s in task.std], device=images.device)
+    shift = torch.tensor([255 * m for m in task.mean], device=images.device)
+    x = images.to(torch.float32)
+    return x.sub_(shift.view(1, -1, 1, 1)).mul_(scale.view(1, -1, 1, 1))
+
+
+def random_crop(images: Tensor, pad: int, rng: Generator) -> Tensor:
+    """A random H x W window of each zero-padded image, (B, C, H, W) to the same shape."""
+    b, c, h, w = images.shape
+    padded = torch.nn.functional.pad(images, (pad, pad, pad, pad))
+    device = images.device
+    top = torch.randint(2 * pad + 1, (b, 1), generator=rng, device=device)
+    left = torch.randint(2 * pad + 1, (b, 1), generator=rng, device=device)
+    rows = (top + torch.arange(h, device=device))[:, None, :, None]
+    columns = (left + torch.arange(w, device=device))[:, None, None, :]
+    sample = torch.arange(b, device=device)[:, None, None, None]
+    channel = torch.arange(c, device=device)[None, :, None, None]
+    return padded[sample, channel, rows, columns]
+
+
+def random_flip(images: Tensor, rng: Generator) -> Tensor:
+    """Each image mirrored left to right with probability one half."""
+    flip = torch.rand(len(images), 1, 1, 1, generator=rng, device=images.device) < 0.5
+    return torch.where(flip, images.flip(3), images)
+
+
+# ------------------------------------------------------------------------------- loaders
+
+
+def _digits(folder: Path, download: bool) -> tuple[Images, Images]:
+    """scikit-learn's 1797 handwritten digits of 8x8 pixels; every fifth, in a fixed order, is test."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = torch.from_numpy(np.rint(bunch.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
+    labels = torch.from_numpy(bunch.target.astype(np.int64))
+    order = torch.randperm(len(labels), generator=generator("cpu", "digits", "test split"))
+    n_test = len(labels) // 5
+    test, train = order[:n_test].sort().values, order[n_test:].sort().values
+    return (images[train], labels[train]), (images[test], labels[test])
+
+
+def _torchvision(class_name: str) -> Callable[[Path, bool], tuple[Images, Images]]:
+    def load_parts(folder: Path, download: bool) -> tuple[Images, Images]:
+        import torchvision.datasets as source
+
+        cls = getattr(source, class_name)
+        parts = []
+        for first in (True, False):
+            which = {"split": "train" if first else "test"} if class_name == "SVHN" else {
+                "train": first
+            }  # fmt: skip
+            part = cls(str(folder), download=download, **which)
+            labels = part.labels if class_name == "SVHN" else part.targets
+            parts.append((_channels_first(part.data), torch.as_tensor(labels, dtype=torch.int64)))
+        return parts[0], parts[1]
+
+    return load_parts
+
+
+def _channels_first(images: Tensor | np.ndarray) -> Tensor:
+    tensor = torch.as_tensor(images)
+    if tensor.dim() == 3:  # (N, H, W), grey
+        return tensor.unsqueeze(1)
+    if tensor.shape[1] == 3:  # SVHN is (N, 3, H, W) already
+        return tensor
+    return tensor.permute(0, 3, 1, 2).contiguous()
+
+
+DATASETS: dict[str, Dataset] = {
+    d.name: d
+    for d in (
+        Dataset(
+            "digits", 10, (1, 8, 8), _digits, embedded=True,
+            sha256="26984dcf7ade3763a42940d0834988ba79cc56871e4e9341df178fc7be889d06",
+        ),
+        Dataset(
+            "mnist", 10, (1, 28, 28), _torchvision("MNIST"), folder="MNIST",
+            sha256="06b0d1f124c4e5fa796686ade41a9b778edacc8622f2195a352ef479ad44fc16",
+        ),
+        Dataset(
+            "fashion-mnist", 10, (1, 28, 28), _torchvision("FashionMNIST"), folder="FashionMNIST",
+            sha256="ca3ab2a37f845e1b8ae23cab1b51749a3011ba3bf1d9016176d75cbaabac376f",
+        ),
+        Dataset("kmnist", 10, (1, 28, 28), _torchvision("KMNIST"), folder="KMNIST"),
+        Dataset(
+            "cifar10", 10, (3, 32, 32), _torchvision("CIFAR10"), folder="cifar-10-batches-py",
+            sha256="32e5966899bde482c0ef7d076bf69809b4b1488c806f657a814cfca4646ec493",
+        ),
+        Dataset(
+            "cifar100", 100, (3, 32, 32), _torchvision("CIFAR100"), folder="cifar-100-python"
+        ),
+        Dataset("svhn", 10, (3, 32, 32), _torchvision("SVHN"), folder="*_32x32.mat"),
+    )
+}  # fmt: skip

@@ -1,0 +1,557 @@
+"""The engine: trains and measures one cell, and turns whatever happens into a record.
+
+It owns data order, device, seeds, clock, budget, evaluation and checkpoints. All randomness is
+either a stream derived from (seed, purpose, epoch, step), so that it needs no saving, or the
+method's own generator, which is saved with the method. So a run that was interrupted and resumed
+gives, on the same machine, the same bits as one that was not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pickle
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from methods import Method, Task
+from results.claim import Claim
+from results.record import SCHEMA, Record
+from results.store import Store
+from suites import datasets, environment
+from suites.architectures import ARCHITECTURES
+from suites.cell import Cell
+from suites.datasets import Data, Images
+from suites.seeds import derive_seed, generator
+
+EVAL_BATCH = 256
+LOSS_CHECK_STEPS = 50  # how often the device is asked whether the loss is still finite
+CHECKPOINT_FORMAT = 1
+
+
+class Stopped(Exception):
+    """The run was asked to stop; its state is in the checkpoint."""
+
+
+class Diverged(Exception):
+    """The training loss is no longer finite."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"the training loss was not finite at step {step}")
+        self.step = step
+
+
+@dataclass(frozen=True)
+class Job:
+    """A cell and what it takes to run it here; nothing in it but the cell can change a number."""
+
+    cell: Cell
+    suite: str
+    profile: str
+    command: str
+    results_dir: Path
+    data_dir: Path | None = None
+    device: str = "cpu"
+    checkpoint_s: float = 30.0  # seconds of training between two checkpoints
+
+
+@dataclass
+class Progress:
+    """What a checkpoint holds besides the method: where we are and what was seen so far."""
+
+    step: int = 0
+    curves: dict[str, list[float]] = field(
+        default_factory=lambda: {
+            k: [] for k in ("epoch", "train_loss", "val_accuracy_pct", "val_loss", "train_s")
+        }
+    )
+    losses: list[float] = field(default_factory=list)  # of the steps of the unfinished epoch
+    train_s: float = 0.0
+    eval_s: float = 0.0
+    sessions: int = 0  # times this cell was started or resumed
+    started_at: str = ""
+
+
+def use_deterministic_algorithms() -> None:
+    """Same seed, same bits, as far as torch can; called once in every process that trains."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # filling every new tensor guards against reading uninitialised memory, at a cost in speed
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.backends.cudnn.benchmark = False
+
+
+def run(
+    job: Job,
+    stop: Callable[[], bool] = lambda: False,
+    watch: Callable[[dict[str, Any]], None] = lambda progress: None,
+) -> str:
+    """Runs one cell to its record.
+
+    Args:
+        stop: asked before every step; True ends the run with a checkpoint.
+        watch: told of progress ("epoch", "epochs", "step", "steps", "val") as it is made.
+    Returns:
+        The status of the record, "busy" if another process is at work on the cell, or "stopped".
+    """
+    store, key = Store(job.results_dir), job.cell.key
+    if (store.records_dir / f"{key}.json").exists():
+        return "ok"
+    claim = Claim(store.live_dir / f"{key}.json", {"key": key, "cell": str(job.cell)})
+    if not claim.acquire():
+        return "busy"
+
+    def report(progress: dict[str, Any]) -> None:
+        claim.renew(**progress)
+        watch(progress)
+
+    try:
+        checkpoint = Checkpoint(store, job.cell)
+        record = _outcome(job, checkpoint, stop, report)
+        store.publish(record)
+        if record["status"] in ("ok", "diverged"):
+            checkpoint.remove()
+        return str(record["status"])
+    except Stopped:
+        return "stopped"
+    finally:
+        claim.release()
+
+
+def _outcome(
+    job: Job,
+    checkpoint: Checkpoint,
+    stop: Callable[[], bool],
+    report: Callable[[dict[str, Any]], None],
+) -> Record:
+    """The record of a cell, whatever becomes of it. Raises Stopped only."""
+    device = torch.device(job.device)
+    trial = Trial(job, device)
+    status, reason, error = "ok", None, None
+    try:
+        trial.run(checkpoint, stop, report)
+    except Diverged as event:
+        status, reason = "diverged", str(event)
+    except torch.OutOfMemoryError as event:
+        status, reason = "oom", str(event).splitlines()[0]
+    except MemoryError:
+        status, reason = "oom", "the machine ran out of memory"
+    except Stopped:
+        raise
+    except Exception as event:
+        status, reason = "failed", f"{type(event).__name__}: {event}".splitlines()[0]
+        error = traceback.format_exc()
+    return trial.record(status, reason, error)
+
+
+class Trial:
+    """One attempt at a cell: builds it, trains it, reads the test set once."""
+
+    def __init__(self, job: Job, device: torch.device) -> None:
+        self.job, self.cell, self.device = job, job.cell, device
+        self.progress = Progress(started_at=_now())
+        self.metrics: dict[str, Any] = {}
+        self.cost: dict[str, Any] = {}
+        self.memory: dict[str, int | None] = {}
+        self.data_sha256: str | None = None
+        self.test_images_per_s: float | None = None
+
+    def run(
+        self,
+        checkpoint: Checkpoint,
+        stop: Callable[[], bool],
+        report: Callable[[dict[str, Any]], None],
+    ) -> None:
+        protocol = self.cell.protocol
+        cpu_data = datasets.load(self.cell.dataset, self.job.data_dir, protocol.val_fraction)
+        self.data_sha256 = cpu_data.sha256
+        data = cpu_data.to(self.device)
+        self.cost = measure_cost(self.cell, data, self.device)
+
+        peak = environment.PeakMemory(self.device)
+        method = build(self.cell, data.task, self.device)
+        saved = checkpoint.load(method)
+        if saved is not None:
+            self.progress = saved
+        self.progress.sessions += 1
+        self._train(method, data, checkpoint, stop, report)
+        self.memory = peak.read()
+        self._test(method, data)
+
+    # ------------------------------------------------------------------- training
+
+    def _train(
+        self,
+        method: Method,
+        data: Data,
+        checkpoint: Checkpoint,
+        stop: Callable[[], bool],
+        report: Callable[[dict[str, Any]], None],
+    ) -> None:
+        cell, protocol, progress = self.cell, self.cell.protocol, self.progress
+        n = len(data.train[1])
+        batch = min(protocol.batch_size, n)
+        per_epoch = n // batch  # an incomplete last batch is left out
+        steps = per_epoch * protocol.epochs
+        phase_of = _phases(method, steps)
+        clock = Clock(self.device, progress.train_s)
+        saved_at = time.monotonic()
+
+        for epoch in range(progress.step // per_epoch, protocol.epochs):
+            order = _order(cell, epoch, n, self.device)
+            losses = torch.full((per_epoch,), float("nan"), device=self.device)
+            first = progress.step - epoch * per_epoch
+            if first:
+                losses[:first] = torch.tensor(progress.losses, device=self.device)
+            method.train()
+            with clock.running():
+                for i in range(first, per_epoch):
+                    index = order[i * batch : (i + 1) * batch]
+                    x = self._images(data, index, epoch, i)
+                    done = epoch * per_epoch + i
+                    out = method.train_step(x, data.train[1][index], phase_of(done), done / steps)
+                    losses[i] = out["loss"]
+                    progress.step = done + 1
+                    if (i + 1) % LOSS_CHECK_STEPS == 0:
+                        _check_finite(losses[: i + 1], epoch * per_epoch)
+                    report(self._position(epoch, steps))
+                    asked = stop()
+                    if asked or time.monotonic() - saved_at >= self.job.checkpoint_s:
+                        with clock.paused():
+                            progress.losses = losses[: i + 1].tolist()
+                            progress.train_s = clock.seconds
+                            checkpoint.save(method, progress)
+                            saved_at = time.monotonic()
+                        if asked:
+                            raise Stopped
+            _check_finite(losses, epoch * per_epoch)
+            progress.train_s = clock.seconds
+            progress.losses = []
+            self._end_epoch(method, data, epoch, float(losses.mean()))
+            report(self._position(epoch, steps))
+
+    def _images(self, data: Data, index: Tensor, epoch: int, i: int) -> Tensor:
+        kind = self.cell.protocol.augmentation
+        rng = None
+        if kind != "none":
+            rng = generator(
+                self.device, self.cell.seed, self.cell.dataset, "augment", epoch, i
+            )
+        return datasets.prepare(data.train[0][index], data.task, kind, rng)
+
+    def _position(self, epoch: int, steps: int) -> dict[str, Any]:
+        accuracies = self.progress.curves["val_accuracy_pct"]
+        return {
+            "epoch": epoch + 1,
+            "epochs": self.cell.protocol.epochs,
+            "step": self.progress.step,
+            "steps": steps,
+            "val": accuracies[-1] if accuracies else None,
+        }
+
+    def _end_epoch(self, method: Method, data: Data, epoch: int, loss: float) -> None:
+        """Validates with the headline readout and adds a point to the curves."""
+        progress = self.progress
+        clock = Clock(self.device, progress.eval_s)
+        curves = progress.curves
+        curves["epoch"].append(epoch + 1)
+        curves["train_loss"].append(loss)
+        curves["train_s"].append(progress.train_s)
+        with clock.running():
+            if len(data.val[1]):
+                rng = generator(self.device, self.cell.seed, "validate", epoch)
+                score = evaluate(method, data.val, data.task, method.traits.readouts[0], rng)
+                curves["val_accuracy_pct"].append(score["accuracy_pct"])
+                curves["val_loss"].append(score["loss"])
+        progress.eval_s = clock.seconds
+
+    # -------------------------------------------------------------------- reading
+
+    def _test(self, method: Method, data: Data) -> None:
+        """Reads every readout on validation and test, once, with the last weights."""
+        draws = self.cell.protocol.eval_draws if method.traits.stochastic_eval else 1
+        clock = Clock(self.device, self.progress.eval_s)
+        for split, part in (("val", data.val), ("test", data.test)):
+            if not len(part[1]):
+                continue
+            self.metrics[split] = {}
+            for readout in method.traits.readouts:
+                before = clock.seconds
+                with clock.running():
+                    scores = [
+                        evaluate(
+                            method, part, data.task, readout,
+                            generator(self.device, self.cell.seed, split, draw),
+                        )
+                        for draw in range(draws)
+                    ]  # fmt: skip
+                self.metrics[split][readout] = {
+                    k: sum(s[k] for s in scores) / draws for k in scores[0]
+                }
+                if split == "test" and readout == method.traits.readouts[0]:
+                    self.test_images_per_s = draws * len(part[1]) / (clock.seconds - before)
+        self.progress.eval_s = clock.seconds
+
+    # --------------------------------------------------------------------- record
+
+    def record(self, status: str, reason: str | None, error: str | None) -> Record:
+        """The record of this attempt; see results/record.py for the fields."""
+        progress, cell = self.progress, self.cell
+        n_train = progress.step * cell.protocol.batch_size
+        rate = n_train / progress.train_s if progress.train_s else None
+        return {
+            "schema": SCHEMA,
+            "key": cell.key,
+            "suite": self.job.suite,
+            "profile": self.job.profile,
+            "status": status,
+            "reason": reason,
+            "error": error,
+            "cell": cell.identity(),
+            "metrics": self.metrics,
+            "curves": progress.curves,
+            "timings": {
+                "train_s": progress.train_s,
+                "eval_s": progress.eval_s,
+                "train_images_per_s": rate,
+                "eval_images_per_s": self.test_images_per_s,
+            },
+            "memory": self.memory,
+            "cost": self.cost,
+            "data_sha256": self.data_sha256,
+            "environment": environment.describe(self.device),
+            "code_sha": cell.code_sha(),
+            "sessions": progress.sessions,
+            "command": self.job.command,
+            "started_at": progress.started_at,
+            "finished_at": _now(),
+        }
+
+
+def build(cell: Cell, task: Task, device: torch.device) -> Method:
+    """The method of a cell, newly initialised, on its device.
+
+    The blocks of one seed start alike for all methods; what a method adds draws from a stream of
+    its own.
+    """
+    cls, config = cell.method_class(), cell.method_config()
+    torch.manual_seed(derive_seed(cell.seed, cell.dataset, cell.architecture, "initial weights"))
+    blocks = ARCHITECTURES[cell.architecture].blocks(task, cls.style(config))
+    torch.manual_seed(derive_seed(cell.seed, cell.dataset, cell.architecture, cell.method, "heads"))
+    rng = generator(device, cell.seed, cell.dataset, cell.architecture, cell.method, "noise")
+    return cls(blocks, task, config, rng).to(device)
+
+
+@torch.no_grad()
+def evaluate(
+    method: Method, part: Images, task: Task, readout: str, rng: torch.Generator
+) -> dict[str, float]:
+    """Accuracy in percent and mean cross-entropy of a readout over images; one wait at the end."""
+    images, labels = part
+    was_training = method.training
+    method.eval()
+    right = torch.zeros((), dtype=torch.int64, device=labels.device)
+    loss = torch.zeros((), dtype=torch.float64, device=labels.device)
+    for start in range(0, len(labels), EVAL_BATCH):
+        y = labels[start : start + EVAL_BATCH]
+        scores = method.logits(
+            datasets.prepare(images[start : start + EVAL_BATCH], task), readout, rng
+        )
+        right += (scores.argmax(dim=1) == y).sum()
+        loss += F.cross_entropy(scores, y, reduction="sum")
+    method.train(was_training)
+    n = len(labels)
+    return {"accuracy_pct": 100 * int(right) / n, "loss": float(loss) / n, "n": n}
+
+
+def measure_cost(cell: Cell, data: Data, device: torch.device) -> dict[str, Any]:
+    """Parameters, FLOPs and passes of a cell, on a throw-away copy, before the clock starts.
+
+    FLOPs are those executed in matrix products and convolutions, 2 per multiply-add, for one
+    training step and one prediction, per image; element-wise work counts as none. The step also
+    warms the device up, so that the first timed step is like the others.
+    """
+    method = build(cell, data.task, device)
+    n = min(cell.protocol.batch_size, len(data.train[1]))
+    x, y = datasets.prepare(data.train[0][:n], data.task), data.train[1][:n]
+    total = sum(p.numel() for p in method.parameters())
+    aux = sum(p.numel() for p in method.aux.parameters())
+    phase = method.phases(1)[0][0]
+    with FlopCounterMode(display=False) as training:
+        method.train_step(x, y, phase, 0.0)
+    method.eval()
+    readout = method.traits.readouts[0]
+    rng = generator(device, cell.seed, "cost")
+    with torch.no_grad(), FlopCounterMode(display=False) as prediction, _passes(method) as passes:
+        method.logits(x, readout, rng)
+    return {
+        "n_params": total - aux,
+        "n_params_aux": aux,
+        "flops_train_per_image": training.get_total_flops() / n,
+        "flops_eval_per_image": prediction.get_total_flops() / n,
+        "passes_per_prediction": passes() / n,
+    }
+
+
+@contextlib.contextmanager
+def _passes(method: Method) -> Iterator[Callable[[], int]]:
+    """Counts samples through the stacks of blocks: the busiest position of all, summed over stacks.
+
+    A method may hold several copies of its stack (one per denoising step): each copy counts.
+    """
+    counts: dict[int, list[int]] = {}
+    hooks = []
+    stacks = [m for m in method.modules() if isinstance(m, type(method.blocks))]
+    for s, stack in enumerate(stacks):
+        counts[s] = [0] * len(stack)
+        for position, block in enumerate(stack):
+
+            def count(module: nn.Module, args: Any, s: int = s, position: int = position) -> None:
+                counts[s][position] += len(args[0])
+
+            hooks.append(block.register_forward_pre_hook(count))
+    try:
+        yield lambda: sum(max(c, default=0) for c in counts.values())
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+# ----------------------------------------------------------------------------- checkpoint
+
+
+class Checkpoint:
+    """Where a cell goes on after an interruption: one file, replaced in one step."""
+
+    def __init__(self, store: Store, cell: Cell) -> None:
+        self._store = store
+        self.path = store.checkpoints_dir / f"{cell.key}.pt"
+        self._identity = {"format": CHECKPOINT_FORMAT, "key": cell.key, "code": cell.code_sha()}
+
+    def save(self, method: Method, progress: Progress) -> None:
+        """Writes the whole state of a run."""
+        document = {
+            **self._identity,
+            "method": method.state_dict(),
+            "progress": dataclasses.asdict(progress),
+            "torch_rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None,
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        part = self.path.with_name(f".part-{self.path.name}.{os.getpid()}")
+        with open(part, "wb") as file:
+            torch.save(document, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, self.path)
+
+    def load(self, method: Method) -> Progress | None:
+        """Restores a run; None when there is nothing to restore.
+
+        A file that cannot be read is set aside with a warning and the cell starts anew; one made
+        by other sources is discarded, since going on from it would mix two programs in one number.
+        """
+        if not self.path.exists():
+            return None
+        try:
+            document = torch.load(self.path, map_location="cpu", weights_only=True)
+            if {k: document.get(k) for k in self._identity} != self._identity:
+                self.remove()
+                return None
+            method.load_state_dict(document["method"])
+            torch.set_rng_state(document["torch_rng"])
+            if document["cuda_rng"] is not None and torch.cuda.is_available():
+                torch.cuda.set_rng_state_all(document["cuda_rng"])
+            return Progress(**document["progress"])
+        except (RuntimeError, ValueError, KeyError, TypeError, EOFError, AttributeError,
+                pickle.UnpicklingError, OSError) as error:  # fmt: skip
+            moved = self._store.set_aside(self.path)
+            raise CorruptCheckpoint(
+                f"{self.path}: {type(error).__name__}; moved to {moved}"
+            ) from error
+
+    def remove(self) -> None:
+        """Forgets the checkpoint of a finished cell."""
+        self.path.unlink(missing_ok=True)
+
+
+class CorruptCheckpoint(Exception):
+    """A checkpoint that could not be read was set aside; the message names both files."""
+
+
+# ---------------------------------------------------------------------------------- parts
+
+
+class Clock:
+    """Seconds of work on a device. It waits for the device before it reads the time."""
+
+    def __init__(self, device: torch.device, seconds: float = 0.0) -> None:
+        self._device, self._total = device, seconds
+        self._since: float | None = None
+
+    def _time(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds so far."""
+        return self._total + (0.0 if self._since is None else self._time() - self._since)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Counts the time spent inside."""
+        self._since = self._time()
+        try:
+            yield
+        finally:
+            self._total, self._since = self.seconds, None
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves out the time spent inside; only within `running`."""
+        self._total, self._since = self.seconds, None
+        try:
+            yield
+        finally:
+            self._since = self._time()
+
+
+def _phases(method: Method, steps: int) -> Callable[[int], str]:
+    """step -> name of its phase."""
+    phases = method.phases(steps)
+    if sum(n for _, n in phases) != steps:
+        raise ValueError(f"the phases of {method.name!r} do not add up to {steps} steps: {phases}")
+    if len(phases) == 1:
+        return lambda step: phases[0][0]
+    names = [name for name, n in phases for _ in range(n)]
+    return lambda step: names[step]
+
+
+def _order(cell: Cell, epoch: int, n: int, device: torch.device) -> Tensor:
+    """The order of the training images in an epoch: the same for every method and device."""
+    rng = generator("cpu", cell.seed, cell.dataset, "order", epoch)
+    return torch.randperm(n, generator=rng).to(device)
+
+
+def _check_finite(losses: Tensor, offset: int) -> None:
+    """Raises Diverged with the first step, counted from 1, whose loss is not finite."""
+    finite = torch.isfinite(losses)
+    if not bool(finite.all()):
+        raise Diverged(offset + int((~finite).nonzero()[0]) + 1)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,134 @@
+"""What a number was measured on: software, hardware, sources."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scikit-learn", "scipy", "submitit")
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """Everything a record says of the machine and the software, JSON-ready."""
+    found = dict(_machine())
+    found |= {
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "gpu": None,
+        "cuda": None,
+        "driver": None,
+    }
+    if device.type == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(device)
+        found["cuda"] = torch.version.cuda
+        found["driver"] = _first_line(
+            ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        )
+    return found
+
+
+@functools.cache
+def _machine() -> dict[str, Any]:
+    packages = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "host": platform.node(),
+        "os": platform.platform(),
+        "python": platform.python_version(),
+        "packages": packages,
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "slurm": {k: v for k, v in os.environ.items() if k in _SLURM},
+        **_git(),
+    }
+
+
+_SLURM = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_JOB_PARTITION")
+
+
+def cpu_model() -> str:
+    """The processor's name, as well as this system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    if platform.system() == "Darwin":
+        return _first_line(["sysctl", "-n", "machdep.cpu.brand_string"]) or platform.machine()
+    return platform.processor() or platform.machine()
+
+
+def _git() -> dict[str, Any]:
+    root = str(Path(__file__).parent.parent)
+    commit = _first_line(["git", "-C", root, "rev-parse", "HEAD"])
+    if commit is None:
+        return {"git_commit": None, "git_dirty": None}
+    changed = _first_line(["git", "-C", root, "status", "--porcelain", "--untracked-files=no"])
+    return {"git_commit": commit, "git_dirty": bool(changed)}
+
+
+def _first_line(command: list[str]) -> str | None:
+    """First line of a command's output; None when it fails or is not there."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    lines = done.stdout.splitlines()
+    return lines[0].strip() if lines else ""
+
+
+# ------------------------------------------------------------------------------- memory
+
+
+class PeakMemory:
+    """Peak memory of a stretch of work.
+
+    On a GPU: bytes allocated and reserved by torch. On a CPU: growth of the process's resident
+    memory over its value at the start; known on Linux only, where the kernel lets a process
+    restart its own high-water mark.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._base: int | None = None
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        else:
+            try:
+                Path("/proc/self/clear_refs").write_text("5")
+                self._base = _status_bytes("VmRSS")
+            except OSError:
+                self._base = None
+
+    def read(self) -> dict[str, int | None]:
+        """Bytes since the start; None for what this device does not tell."""
+        peaks: dict[str, int | None] = dict.fromkeys(
+            ("peak_allocated_bytes", "peak_reserved_bytes", "peak_rss_growth_bytes")
+        )
+        if self.device.type == "cuda":
+            peaks["peak_allocated_bytes"] = torch.cuda.max_memory_allocated(self.device)
+            peaks["peak_reserved_bytes"] = torch.cuda.max_memory_reserved(self.device)
+        elif self._base is not None:
+            high = _status_bytes("VmHWM")
+            peaks["peak_rss_growth_bytes"] = None if high is None else max(0, high - self._base)
+        return peaks
+
+
+def _status_bytes(field: str) -> int | None:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    return None
