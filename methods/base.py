@@ -34,9 +34,10 @@ class Task:
 class Traits:
     """What a method claims about itself; the contract test measures each claim."""
 
-    local_updates: bool  # a unit's update ignores the weights of later units
+    local_updates: bool  # no gradient crosses units: an update ignores the weights of later units
+    feedback: str = ""  # what else of later units reaches earlier ones, if anything does
     readouts: tuple[str, ...] = ("last",)  # ways to predict; the first is the headline
-    stochastic_eval: bool = False  # prediction draws noise, only from the generator it is given
+    sampled: tuple[str, ...] = ()  # readouts that draw noise, only from the generator they get
 
 
 class Method(nn.Module, ABC):
@@ -117,7 +118,7 @@ class Method(nn.Module, ABC):
 
         Args:
             readout: one of `traits.readouts`.
-            rng: source of all noise, given where `traits.stochastic_eval`.
+            rng: source of all noise; the engine always gives one.
         """
 
     @abstractmethod

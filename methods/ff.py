@@ -58,7 +58,11 @@ class ForwardForward(Method):
     label = "Forward-Forward"
     version = 1
     source = "arXiv 2212.13345"
-    traits = Traits(local_updates=True, readouts=("goodness", "goodness_all", "softmax"))
+    traits = Traits(
+        local_updates=True,
+        feedback="wrong labels are drawn from a readout of the later layers",
+        readouts=("goodness", "goodness_all", "softmax"),
+    )
     Config = FFConfig
 
     def __init__(self, blocks: Blocks, task: Task, config: FFConfig, rng: Generator) -> None:

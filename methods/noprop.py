@@ -123,7 +123,7 @@ class NoPropDT(Method):
     label = "NoProp-DT"
     version = 1
     source = "arXiv 2503.24322"
-    traits = Traits(local_updates=True, readouts=("sampled", "mean"), stochastic_eval=True)
+    traits = Traits(local_updates=True, readouts=("sampled", "mean"), sampled=("sampled",))
     Config = NoPropConfig
 
     def __init__(self, blocks: Blocks, task: Task, config: NoPropConfig, rng: Generator) -> None:

@@ -105,9 +105,6 @@ class Cell:
         """
         return sources_sha(self.method_class())
 
-    def __str__(self) -> str:
-        return f"{self.method} on {self.dataset}/{self.architecture}, seed {self.seed}"
-
 
 def _plain(value: Any) -> Any:
     """Tuples as lists, as JSON will have them."""

@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from methods import Method, Task
 from results.claim import Claim
-from results.record import SCHEMA, Record
+from results.record import FINAL, SCHEMA, Record
 from results.store import Store
 from suites import datasets, environment
 from suites.architectures import ARCHITECTURES
@@ -57,6 +57,7 @@ class Job:
     """A cell and what it takes to run it here; nothing in it but the cell can change a number."""
 
     cell: Cell
+    label: str  # "greedy-sim on digits/mlp-2x500, seed 0"
     suite: str
     profile: str
     command: str
@@ -64,6 +65,21 @@ class Job:
     data_dir: Path | None = None
     device: str = "cpu"
     checkpoint_s: float = 30.0  # seconds of training between two checkpoints
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run of one cell ended.
+
+    Attributes:
+        status: that of the record, or "busy" when another process is at work on the cell, or
+            "stopped" when the run was asked to stop.
+        warnings: what the user should read, such as a checkpoint that was set aside.
+    """
+
+    status: str
+    reason: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass
@@ -96,48 +112,47 @@ def run(
     job: Job,
     stop: Callable[[], bool] = lambda: False,
     watch: Callable[[dict[str, Any]], None] = lambda progress: None,
-) -> str:
-    """Runs one cell to its record.
+) -> Outcome:
+    """Runs one cell to its record, unless that is there already.
 
     Args:
         stop: asked before every step; True ends the run with a checkpoint.
         watch: told of progress ("epoch", "epochs", "step", "steps", "val") as it is made.
-    Returns:
-        The status of the record, "busy" if another process is at work on the cell, or "stopped".
     """
     store, key = Store(job.results_dir), job.cell.key
-    if (store.records_dir / f"{key}.json").exists():
-        return "ok"
-    claim = Claim(store.live_dir / f"{key}.json", {"key": key, "cell": str(job.cell)})
+    claim = Claim(store.live_dir / f"{key}.json", {"key": key, "cell": job.label})
     if not claim.acquire():
-        return "busy"
+        return Outcome("busy")
 
     def report(progress: dict[str, Any]) -> None:
         claim.renew(**progress)
         watch(progress)
 
     try:
+        # only the holder of the claim may look: another process may just have finished the cell
+        finished = store.read([key]).records.get(key)
+        if finished is not None and finished["status"] in FINAL:
+            return Outcome(finished["status"])
         checkpoint = Checkpoint(store, job.cell)
-        record = _outcome(job, checkpoint, stop, report)
+        record = attempt(job, checkpoint, stop, report)
         store.publish(record)
-        if record["status"] in ("ok", "diverged"):
+        if record["status"] in FINAL:
             checkpoint.remove()
-        return str(record["status"])
+        return Outcome(record["status"], record["reason"], tuple(record["warnings"]))
     except Stopped:
-        return "stopped"
+        return Outcome("stopped")
     finally:
         claim.release()
 
 
-def _outcome(
+def attempt(
     job: Job,
     checkpoint: Checkpoint,
     stop: Callable[[], bool],
     report: Callable[[dict[str, Any]], None],
 ) -> Record:
-    """The record of a cell, whatever becomes of it. Raises Stopped only."""
-    device = torch.device(job.device)
-    trial = Trial(job, device)
+    """The record of one attempt at a cell, whatever becomes of it. Raises Stopped only."""
+    trial = Trial(job, torch.device(job.device))
     status, reason, error = "ok", None, None
     try:
         trial.run(checkpoint, stop, report)
@@ -166,6 +181,7 @@ class Trial:
         self.memory: dict[str, int | None] = {}
         self.data_sha256: str | None = None
         self.test_images_per_s: float | None = None
+        self.warnings: list[str] = []
 
     def run(
         self,
@@ -181,7 +197,11 @@ class Trial:
 
         peak = environment.PeakMemory(self.device)
         method = build(self.cell, data.task, self.device)
-        saved = checkpoint.load(method)
+        try:
+            saved = checkpoint.load(method)
+        except CorruptCheckpoint as event:
+            self.warnings.append(f"checkpoint set aside, the cell starts anew: {event}")
+            saved, method = None, build(self.cell, data.task, self.device)
         if saved is not None:
             self.progress = saved
         self.progress.sessions += 1
@@ -280,13 +300,14 @@ class Trial:
 
     def _test(self, method: Method, data: Data) -> None:
         """Reads every readout on validation and test, once, with the last weights."""
-        draws = self.cell.protocol.eval_draws if method.traits.stochastic_eval else 1
         clock = Clock(self.device, self.progress.eval_s)
         for split, part in (("val", data.val), ("test", data.test)):
             if not len(part[1]):
                 continue
             self.metrics[split] = {}
             for readout in method.traits.readouts:
+                sampled = readout in method.traits.sampled
+                draws = self.cell.protocol.eval_draws if sampled else 1
                 before = clock.seconds
                 with clock.running():
                     scores = [
@@ -333,10 +354,16 @@ class Trial:
             "environment": environment.describe(self.device),
             "code_sha": cell.code_sha(),
             "sessions": progress.sessions,
+            "warnings": self.warnings,
             "command": self.job.command,
             "started_at": progress.started_at,
             "finished_at": _now(),
         }
+
+
+def accident(job: Job, status: str, reason: str) -> Record:
+    """The record of a cell whose process did not live to write one (killed, lost, timeout)."""
+    return Trial(job, torch.device("cpu")).record(status, reason, None)
 
 
 def build(cell: Cell, task: Task, device: torch.device) -> Method:
@@ -393,7 +420,7 @@ def measure_cost(cell: Cell, data: Data, device: torch.device) -> dict[str, Any]
     method.eval()
     readout = method.traits.readouts[0]
     rng = generator(device, cell.seed, "cost")
-    with torch.no_grad(), FlopCounterMode(display=False) as prediction, _passes(method) as passes:
+    with torch.no_grad(), FlopCounterMode(display=False) as prediction, count_passes(method) as passes:
         method.logits(x, readout, rng)
     return {
         "n_params": total - aux,
@@ -405,7 +432,7 @@ def measure_cost(cell: Cell, data: Data, device: torch.device) -> dict[str, Any]
 
 
 @contextlib.contextmanager
-def _passes(method: Method) -> Iterator[Callable[[], int]]:
+def count_passes(method: Method) -> Iterator[Callable[[], int]]:
     """Counts samples through the stacks of blocks: the busiest position of all, summed over stacks.
 
     A method may hold several copies of its stack (one per denoising step): each copy counts.

@@ -1,0 +1,84 @@
+"""python -m suites.check: does a method keep the contract? For authors of methods.
+
+Exit status: 0 every check passes, 1 some check fails, 2 the request is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from methods import METHODS, PluginError
+from suites import contract, local
+from suites.architectures import ARCHITECTURES
+from suites.engine import use_deterministic_algorithms
+from suites.run import Parser, fail
+from suites.suite import RequestError, choose, rows_of
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    p = Parser(
+        prog="python -m suites.check",
+        description="Runs the contract test over methods and every architecture they declare: "
+        "shapes, learning, bit-exact resume, no label at prediction, locality, cost.",
+        epilog="checks:\n" + "\n".join(
+            f"  {name:32} {(function.__doc__ or '').splitlines()[0]}"
+            for name, function in contract.CHECKS.items()
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("methods", nargs="*", metavar="METHOD", help="names (default: the plug-ins', "
+                   "or all)")
+    p.add_argument("--plugin", action="append", default=[], type=Path, metavar="FILE.py",
+                   help="a file that registers methods; may be repeated")
+    p.add_argument("--architectures", nargs="+", metavar="NAME", help="these only")
+    args = p.parse_args(arguments)  # fmt: skip
+    try:
+        extra = local.load_methods(args.plugin)
+        methods = choose("method", args.methods or extra or None, list(METHODS))
+        architectures = choose("architecture", args.architectures, list(ARCHITECTURES))
+    except (PluginError, RequestError) as error:
+        fail(str(error))
+    use_deterministic_algorithms()
+    torch.set_num_threads(1)
+    return report(methods, architectures, Console(soft_wrap=True, highlight=False))
+
+
+def report(methods: list[str], architectures: list[str], console: Console) -> int:
+    """Prints one line per case and one per failed check; returns the exit status."""
+    bad = total = 0
+    for row in rows_of(methods):
+        for architecture in architectures:
+            case = contract.Case(row, architecture)
+            try:
+                reason = case.refusal()
+                found = {} if reason else contract.failures(case)
+            except Exception as error:
+                reason, found = None, {"refuse": f"{type(error).__name__}: {error}"}
+            name = f"{row.id} on {architecture}"
+            if reason:
+                console.print(f"  --   {name}: declared as not possible: {reason}", markup=False)
+                continue
+            total += 1
+            bad += bool(found)
+            verdict = "FAIL" if found else "ok  "
+            console.print(f"  {verdict} {name}: {len(contract.CHECKS) - len(found)} of "
+                          f"{len(contract.CHECKS)} checks pass", markup=False,
+                          style="red" if found else None)  # fmt: skip
+            for check, why in found.items():
+                console.print(f"         {check}: {why}", markup=False)
+    if not total:
+        console.print("these methods declare none of these architectures")
+        return 1
+    console.print(f"{total - bad} of {total} cases keep the contract")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,397 @@
+"""The contract test: named checks that every method must pass, ours and third parties' alike.
+
+    python -m suites.check hff                 a method of ours
+    python -m suites.check --plugin mine.py    the methods of a file
+
+Each check takes a `Case` (one row of a table on one architecture, with narrow blocks and a small
+separable problem) and raises AssertionError with a sentence a method's author can act on. Its
+docstring says what would go wrong in the science if it failed.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from methods import METHODS, Method, Task
+from methods.base import resolve_config
+from suites.architectures import ARCHITECTURES
+from suites.engine import count_passes
+from suites.suite import Row, rows_of
+
+WIDTH = 1 / 8  # factor on all widths: the checks are on rules, not on sizes
+SIDE = 16
+BATCH = 32
+STEPS = 60
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of a table on one architecture."""
+
+    row: Row
+    architecture: str
+
+    def __str__(self) -> str:
+        return f"{self.row.id}-{self.architecture}"
+
+    @property
+    def cls(self) -> type[Method]:
+        """The method's class."""
+        return METHODS[self.row.method]
+
+    def make(self, seed: int = 0, n_classes: int = 4) -> Method:
+        """A small method, newly initialised, in training mode."""
+        config = resolve_config(self.cls, self.row.settings)
+        task = Task("toy", (1, SIDE, SIDE), n_classes)
+        torch.manual_seed(seed)
+        blocks = ARCHITECTURES[self.architecture].blocks(task, self.cls.style(config), WIDTH)
+        return self.cls(blocks, task, config, Generator().manual_seed(seed)).train()
+
+    def refusal(self) -> str | None:
+        """The reason the method gives against this architecture, or None."""
+        config = resolve_config(self.cls, self.row.settings)
+        task = Task("toy", (1, SIDE, SIDE), 4)
+        with torch.device("meta"):
+            blocks = ARCHITECTURES[self.architecture].blocks(task, self.cls.style(config), WIDTH)
+        return self.cls.refuse(blocks, task, config)
+
+
+def cases(methods: list[str] | None = None) -> list[Case]:
+    """Every row of the named methods (default: all) on every architecture it declares."""
+    found = [
+        Case(row, architecture)
+        for row in rows_of(methods or list(METHODS))
+        for architecture in ARCHITECTURES
+    ]
+    return [case for case in found if case.refusal() is None]
+
+
+# ------------------------------------------------------------------------- small problems
+
+
+def toy(n: int, n_classes: int = 4, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """A separable problem: one fixed random image per class, plus noise.
+
+    Returns:
+        x, (n, 1, 16, 16), and y, (n,).
+    """
+    centres = torch.randn(n_classes, 1, SIDE, SIDE, generator=Generator().manual_seed(99))
+    rng = Generator().manual_seed(seed)
+    y = torch.randint(n_classes, (n,), generator=rng)
+    return centres[y] + 0.5 * torch.randn(n, 1, SIDE, SIDE, generator=rng), y
+
+
+def fit(
+    method: Method, first: int, last: int, steps: int = STEPS, shuffled: bool = False
+) -> list[float]:
+    """Trains steps first to last − 1 out of `steps`, on data drawn by step; returns the losses."""
+    phases = [name for name, n in method.phases(steps) for _ in range(n)]
+    losses = []
+    for i in range(first, last):
+        x, y = toy(BATCH, method.task.n_classes, seed=1000 + i)
+        if shuffled:
+            y = torch.randint(method.task.n_classes, y.shape, generator=Generator().manual_seed(i))
+        losses.append(float(method.train_step(x, y, phases[i], i / steps)["loss"]))
+    return losses
+
+
+@torch.no_grad()
+def predict(method: Method, x: Tensor, readout: str | None = None, seed: int = 5) -> Tensor:
+    """Logits in evaluation mode, with noise from a seed."""
+    was_training = method.training
+    method.eval()
+    name = readout or method.traits.readouts[0]
+    scores = method.logits(x, name, Generator().manual_seed(seed))
+    method.train(was_training)
+    return scores
+
+
+def accuracy(method: Method) -> float:
+    """Share of right answers of the headline readout on 400 new samples."""
+    x, y = toy(400, method.task.n_classes, seed=1)
+    return float((predict(method, x).argmax(1) == y).float().mean())
+
+
+def differences(a: Any, b: Any, where: str = "") -> Iterator[str]:
+    """Places where two nested states are not the same bits."""
+    if isinstance(a, Tensor):
+        if not isinstance(b, Tensor) or not torch.equal(a, b):
+            yield where
+    elif isinstance(a, dict):
+        for key in a.keys() | b.keys():
+            if key not in a or key not in b:
+                yield f"{where}.{key}"
+            else:
+                yield from differences(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list | tuple):
+        for i, (left, right) in enumerate(zip(a, b, strict=True)):
+            yield from differences(left, right, f"{where}.{i}")
+    elif a != b:
+        yield where
+
+
+# --------------------------------------------------------------------------------- checks
+
+
+def check_declaration(case: Case) -> None:
+    """Without defaults for every setting a row of the table would not say what was run."""
+    config = case.cls.Config
+    assert dataclasses.is_dataclass(config), "Config must be a dataclass"
+    assert config.__dataclass_params__.frozen, "Config must be a frozen dataclass"
+    config()
+    assert isinstance(case.cls.version, int), "version must be an int"
+    assert case.cls.traits.readouts, "traits.readouts must name at least one readout"
+    method = case.make()
+    for steps in (1, 7, 60):
+        total = sum(n for _, n in method.phases(steps))
+        assert total == steps, f"phases({steps}) add up to {total} steps, not {steps}"
+
+
+def check_train_step(case: Case) -> None:
+    """A step that keeps its graph leaks memory; one that writes to x corrupts the data set."""
+    method = case.make()
+    x, y = toy(BATCH)
+    x_before, y_before = x.clone(), y.clone()
+    out = method.train_step(x, y, method.phases(STEPS)[0][0], 0.0)
+    assert torch.equal(x, x_before), "train_step writes to the images it was given"
+    assert torch.equal(y, y_before), "train_step writes to the labels it was given"
+    assert "loss" in out, "train_step must return a scalar called 'loss'"
+    for name, value in out.items():
+        assert isinstance(value, Tensor) and value.dim() == 0, f"{name!r} is not a scalar tensor"
+        assert not value.requires_grad, f"{name!r} still holds its graph: return it detached"
+        assert bool(torch.isfinite(value)), f"{name!r} is not finite in the first step"
+
+
+def check_shapes(case: Case) -> None:
+    """Wrong shapes would silently broadcast in the accuracy."""
+    for n_classes in (2, 4):
+        method = case.make(n_classes=n_classes)
+        fit(method, 0, 1)
+        for b in (1, 5):
+            x, _ = toy(b, n_classes)
+            for readout in method.traits.readouts:
+                scores = predict(method, x, readout)
+                assert scores.shape == (b, n_classes), (
+                    f"logits of {readout!r} have shape {tuple(scores.shape)} for {b} images and "
+                    f"{n_classes} classes"
+                )
+                assert scores.dtype == torch.float32, f"logits of {readout!r} are {scores.dtype}"
+                assert bool(torch.isfinite(scores).all()), f"logits of {readout!r} are not finite"
+            with torch.no_grad():
+                features = method.eval().features(x)
+            method.train()
+            assert features, "features() is empty"
+            for layer, h in enumerate(features):
+                assert h.dim() == 2 and len(h) == b, f"features()[{layer}] is not (B, D)"
+
+
+def check_learns(case: Case) -> None:
+    """A rule whose objective has the wrong sign does not learn a separable problem."""
+    right = 0.0
+    for steps in (STEPS, 6 * STEPS):  # most rules need the short run only
+        method = case.make()
+        losses = fit(method, 0, steps, steps)
+        start, end = sum(losses[:5]) / 5, sum(losses[-5:]) / 5
+        right = accuracy(method)
+        if end < start and right > 0.8:
+            return
+    assert end < start, f"the loss does not fall on a separable problem: {start:.3g} to {end:.3g}"
+    assert right > 0.8, f"only {right:.0%} right on a separable problem of 4 classes"
+
+
+def check_shuffled_labels(case: Case) -> None:
+    """Accuracy above chance after training on random labels means that test labels leak."""
+    method = case.make()
+    fit(method, 0, STEPS // 2, shuffled=True)
+    x, y = toy(400, seed=1)
+    for readout in method.traits.readouts:
+        # new random labels: right by chance, a quarter of the time, unless the prediction sees them
+        scores = predict(method, x, readout)
+        relabelled = (y + torch.randint(4, y.shape, generator=Generator().manual_seed(3))) % 4
+        right = float((scores.argmax(1) == relabelled).float().mean())
+        assert right < 0.40, f"{right:.0%} of random labels are predicted by {readout!r}"
+
+
+def check_no_label_at_prediction(case: Case) -> None:
+    """A prediction that sees the label is not a prediction."""
+    names = list(inspect.signature(case.cls.logits).parameters)
+    assert names == ["self", "x", "readout", "rng"], (
+        f"logits takes {', '.join(names)}; it must take self, x, readout, rng and nothing else"
+    )
+    # Labels could also reach it through something the last training step left behind. All that
+    # may be left behind is in the state: a method restored from it must predict the same.
+    method = case.make()
+    fit(method, 0, 3)
+    x, y = toy(BATCH, seed=77)
+    method.train_step(x, y, method.phases(STEPS)[-1][0], 0.5)
+    restored = case.make(seed=1)
+    restored.load_state_dict(copy.deepcopy(method.state_dict()))
+    for readout in method.traits.readouts:
+        assert torch.equal(predict(method, x, readout), predict(restored, x, readout)), (
+            f"logits of {readout!r} on the last training batch depend on something that is not in "
+            "state_dict(): labels of that batch may leak into the prediction"
+        )
+
+
+def check_prediction_changes_nothing(case: Case) -> None:
+    """If reading the test set changed the weights, the order of evaluations would matter."""
+    method = case.make()
+    fit(method, 0, 2)
+    before = copy.deepcopy(method.state_dict())
+    x, _ = toy(8)
+    for readout in method.traits.readouts:
+        first, second = predict(method, x, readout), predict(method, x, readout)
+        assert torch.equal(first, second), f"two predictions of {readout!r} with one seed differ"
+    changed = list(differences(before, method.state_dict()))
+    assert not changed, f"prediction changes the state: {changed[0]}"
+
+
+def check_prediction_ignores_batch_mates(case: Case) -> None:
+    """A prediction that depends on the other images of the batch is not of that image."""
+    method = case.make()
+    fit(method, 0, 3)
+    x, _ = toy(8)
+    others = torch.cat([x[:1], toy(7, seed=50)[0]])
+    for readout in method.traits.readouts:
+        one, two = predict(method, x, readout)[0], predict(method, others, readout)[0]
+        tolerance = 1e-4 * (1 + float(one.abs().max()))
+        assert torch.allclose(one, two, atol=tolerance), (
+            f"logits of {readout!r} for one image change with the other images of the batch"
+        )
+
+
+def check_same_seed_same_bits(case: Case) -> None:
+    """Without this a rerun could not confirm a number."""
+    one, two = case.make(), case.make()
+    fit(one, 0, 3)
+    fit(two, 0, 3)
+    changed = list(differences(one.state_dict(), two.state_dict()))
+    assert not changed, f"two runs with one seed differ in {changed[0]}: draw noise from self.rng"
+
+
+def check_resume(case: Case) -> None:
+    """A preempted job would otherwise give other numbers than one left in peace."""
+    whole, half, again = case.make(), case.make(), case.make(seed=7)
+    fit(whole, 0, 6)
+    fit(half, 0, 3)
+    again.load_state_dict(copy.deepcopy(half.state_dict()))
+    changed = list(differences(half.state_dict(), again.state_dict()))
+    assert not changed, f"{changed[0]} is not restored by load_state_dict"
+    fit(again, 3, 6)
+    changed = list(differences(whole.state_dict(), again.state_dict()))
+    assert not changed, (
+        f"{changed[0]} differs after a resumed run: something the update needs is not in "
+        "state_dict()"
+    )
+
+
+def check_locality(case: Case) -> None:
+    """A missing detach turns a local rule into back-propagation and usually raises accuracy."""
+    reached = _influence(case, trained_steps=0)
+    if case.cls.traits.local_updates:
+        assert not reached, (
+            f"{reached[0]}: a gradient crosses units (a missing detach?), but "
+            "traits.local_updates is True"
+        )
+        if not case.cls.traits.feedback:
+            reached = _influence(case, trained_steps=5)
+            assert not reached, (
+                f"{reached[0]}, after some training: declare what feeds back in traits.feedback"
+            )
+    else:
+        assert reached, (
+            "no unit's update depends on a later unit, but traits.local_updates is False"
+        )
+
+
+def _influence(case: Case, trained_steps: int) -> list[str]:
+    """Pairs of units where perturbing the later one changes the update of the earlier one."""
+    start = case.make()
+    fit(start, 0, trained_steps)
+    state = copy.deepcopy(start.state_dict())
+    n_units = len(start.units())
+    assert n_units >= 2, "units() must name at least two parts"
+    fit(start, trained_steps, trained_steps + 1)
+    plain = [_parameters(unit) for unit in start.units()]
+    found = []
+    for j in range(1, n_units):
+        method = case.make()
+        method.load_state_dict(copy.deepcopy(state))
+        with torch.no_grad():
+            for parameter in method.units()[j].parameters():
+                noise = torch.randn(parameter.shape, generator=Generator().manual_seed(j))
+                parameter.add_(0.5 * noise)
+        fit(method, trained_steps, trained_steps + 1)
+        for i in range(j):
+            if not torch.equal(_parameters(method.units()[i]), plain[i]):
+                found.append(f"the update of unit {i} depends on the weights of unit {j}")
+    return found
+
+
+def _parameters(module: nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+
+def check_auxiliary_parameters(case: Case) -> None:
+    """Parameters that prediction needs but that are counted as auxiliary flatter a method's size."""
+    method = case.make()
+    fit(method, 0, 2)
+    x, _ = toy(8)
+    before = predict(method, x)
+    with torch.no_grad():
+        for parameter in method.aux.parameters():
+            parameter.add_(1.0)
+    assert torch.equal(before, predict(method, x)), (
+        "the headline prediction needs parameters that lie in self.aux"
+    )
+
+
+def check_passes(case: Case) -> None:
+    """The cost of a prediction is the number of passes it takes: it is counted, not declared."""
+    method = case.make().eval()
+    x, _ = toy(8)
+    for readout in method.traits.readouts:
+        with torch.no_grad(), count_passes(method) as counted:
+            method.logits(x, readout, Generator().manual_seed(0))
+        measured, declared = counted() / len(x), method.eval_passes(readout)
+        assert measured == declared, (
+            f"a prediction by {readout!r} takes {measured:g} passes, eval_passes says {declared}"
+        )
+
+
+def check_initial_weights(case: Case) -> None:
+    """Seeds that all start from the same weights would make the spread look too small."""
+    one, two = case.make(seed=0), case.make(seed=1)
+    assert not torch.equal(_parameters(one.blocks), _parameters(two.blocks)), (
+        "two seeds start from the same weights"
+    )
+
+
+CHECKS: dict[str, Callable[[Case], None]] = {
+    name.removeprefix("check_"): function
+    for name, function in list(globals().items())
+    if name.startswith("check_")
+}
+
+
+def failures(case: Case, names: list[str] | None = None) -> dict[str, str]:
+    """Runs checks on a case: name of each failed one -> why."""
+    found = {}
+    for name in names or list(CHECKS):
+        try:
+            CHECKS[name](case)
+        except AssertionError as error:
+            found[name] = str(error)
+        except Exception as error:
+            found[name] = f"{type(error).__name__}: {error}"
+    return found
+
+

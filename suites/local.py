@@ -1,0 +1,270 @@
+"""The local launcher: worker processes that train cells and never oversubscribe the cores.
+
+A worker is a process of its own, so a cell that is killed (out of memory, say) costs that cell and
+nothing else. Workers report through the claims they hold, which any other program may read too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from methods import load_builtin, load_entry_points, load_file
+from results.store import Store
+from suites import engine
+from suites.engine import Job, Outcome
+
+BUSY_RETRY_S = 1.0
+STOP_PATIENCE_S = 60.0
+
+OnEnd = Callable[[Job, Outcome], None]
+
+
+def usable_cores() -> int:
+    """Cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def default_workers(device: str, n_jobs: int) -> int:
+    """One worker per GPU, or one per core, and never more than there are cells."""
+    most = torch.cuda.device_count() if device == "cuda" else usable_cores()
+    return max(1, min(most, n_jobs))
+
+
+@dataclass
+class Worker:
+    """A worker process as the launcher sees it."""
+
+    process: Any
+    pipe: Connection
+    index: int
+    job: Job | None = None
+
+
+@dataclass
+class Launcher:
+    """Runs jobs on this machine.
+
+    Attributes:
+        workers: processes side by side; the cores are shared out evenly between them.
+        plugins: method files that each worker loads.
+    """
+
+    workers: int
+    plugins: Sequence[Path] = ()
+    crew: list[Worker] = field(default_factory=list)
+
+    def run(self, jobs: Sequence[Job], on_end: OnEnd, tick: Callable[[], None]) -> None:
+        """Runs every job; returns when all have a record. Ctrl-C stops with checkpoints written.
+
+        Args:
+            on_end: called in this process when a job has ended.
+            tick: called several times a second, to draw progress.
+
+        Raises:
+            KeyboardInterrupt: the user stopped the run; the workers have ended by then.
+        """
+        waiting = list(jobs)
+        not_before: dict[str, float] = {}
+        try:
+            self.crew = [self._hire(i) for i in range(min(self.workers, len(jobs)))]
+            while waiting or any(w.job for w in self.crew):
+                for worker in self.crew:
+                    if worker.job is None:
+                        worker.job = _next(waiting, not_before)
+                        if worker.job is not None:
+                            worker.pipe.send(worker.job)
+                tick()
+                handles = [w.pipe for w in self.crew] + [w.process.sentinel for w in self.crew]
+                ready = set(wait(handles, timeout=0.1))
+                for position, worker in enumerate(self.crew):
+                    if worker.pipe not in ready and worker.process.sentinel not in ready:
+                        continue
+                    job = worker.job
+                    outcome = self._hear(worker)
+                    if outcome is None:  # the process is gone
+                        self.crew[position] = self._hire(worker.index)
+                        if job is None:
+                            continue
+                        outcome = _bury(worker, job)
+                    worker.job = None
+                    assert job is not None
+                    if outcome.status == "busy":
+                        not_before[job.cell.key] = time.monotonic() + BUSY_RETRY_S
+                        waiting.append(job)
+                    else:
+                        on_end(job, outcome)
+        except BaseException:
+            self._stop(patience_s=STOP_PATIENCE_S)
+            raise
+        self._stop(patience_s=5.0)
+
+    def _hire(self, index: int) -> Worker:
+        threads = max(1, usable_cores() // self.workers)
+        context = multiprocessing.get_context("spawn")  # CUDA and threads do not survive a fork
+        ours, theirs = context.Pipe()
+        process = context.Process(
+            target=_work,
+            args=(theirs, os.getpid(), index, threads, [str(p) for p in self.plugins]),
+            daemon=True,
+        )
+        with _environment(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads)):
+            process.start()
+        theirs.close()
+        return Worker(process, ours, index)
+
+    def _hear(self, worker: Worker) -> Outcome | None:
+        try:
+            if worker.pipe.poll():
+                answer: Outcome = worker.pipe.recv()
+                return answer
+        except (EOFError, OSError):
+            pass
+        worker.process.join(timeout=5)
+        return None
+
+    def _stop(self, patience_s: float) -> None:
+        """Asks the workers to end, waits for their checkpoints, kills what does not answer."""
+        for worker in self.crew:
+            with contextlib.suppress(OSError):
+                if worker.job is None:
+                    worker.pipe.send(None)
+                else:
+                    worker.process.terminate()
+        deadline = time.monotonic() + patience_s
+        try:
+            for worker in self.crew:
+                worker.process.join(timeout=max(0.0, deadline - time.monotonic()))
+        finally:  # a second Ctrl-C ends the waiting
+            for worker in self.crew:
+                if worker.process.is_alive():
+                    worker.process.kill()
+            self.crew = []
+
+
+def _next(waiting: list[Job], not_before: dict[str, float]) -> Job | None:
+    now = time.monotonic()
+    for position, job in enumerate(waiting):
+        if not_before.get(job.cell.key, 0.0) <= now:
+            return waiting.pop(position)
+    return None
+
+
+def _bury(worker: Worker, job: Job) -> Outcome:
+    """Writes the record of a cell whose worker died."""
+    code = worker.process.exitcode
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        status = "killed"
+        reason = f"its process was killed by {name}"
+        if -code == signal.SIGKILL:
+            reason += " (often: the machine ran out of memory)"
+    else:
+        status, reason = "failed", f"its process ended by itself with exit status {code}"
+    Store(job.results_dir).publish(engine.accident(job, status, reason))
+    return Outcome(status, reason)
+
+
+@contextlib.contextmanager
+def _environment(**values: str) -> Any:
+    """Sets environment variables for the processes that are started inside."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+# ------------------------------------------------------------------- in the worker process
+
+
+def load_methods(plugins: Sequence[Path | str]) -> list[str]:
+    """Registers all methods: ours, installed ones, those in files. Returns the names not ours.
+
+    Raises:
+        PluginError: a plug-in that cannot be used.
+    """
+    from methods import METHODS
+
+    load_builtin()
+    ours = set(METHODS)
+    load_entry_points()
+    for plugin in plugins:
+        load_file(plugin)
+    return [name for name in METHODS if name not in ours]
+
+
+def _work(pipe: Connection, parent: int, index: int, threads: int, plugins: list[str]) -> None:
+    """Trains one job after another until the launcher says None or is gone."""
+    stopping = False
+
+    def on_terminate(number: int, frame: Any) -> None:
+        nonlocal stopping
+        stopping = True
+
+    # Ctrl-C reaches the whole process group; only the launcher acts on it, in good order
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, on_terminate)
+    torch.set_num_threads(threads)
+    engine.use_deterministic_algorithms()
+    load_methods(plugins)
+
+    def stop() -> bool:
+        return stopping or os.getppid() != parent  # a launcher that was killed cannot ask
+
+    while not stopping:
+        try:
+            if not pipe.poll(1.0):
+                continue
+            job = pipe.recv()
+        except (EOFError, OSError):
+            return
+        if job is None:
+            return
+        if job.device == "cuda":
+            job = dataclasses.replace(job, device=f"cuda:{index % torch.cuda.device_count()}")
+        with _output_to(Path(job.results_dir) / "logs" / f"{job.cell.key}.log"):
+            outcome = engine.run(job, stop)
+        with contextlib.suppress(OSError):
+            pipe.send(outcome)
+
+
+@contextlib.contextmanager
+def _output_to(path: Path) -> Any:
+    """Sends what libraries print, crashes included, to a file; an empty one is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    with open(path, "a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for descriptor, number in zip(kept, (1, 2), strict=True):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+        if path.exists() and path.stat().st_size == 0:
+            path.unlink()

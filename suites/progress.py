@@ -1,0 +1,97 @@
+"""What the user sees while cells are trained: bars on a terminal, one line a cell elsewhere."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import TimeElapsedColumn, TimeRemainingColumn
+
+from suites.engine import Job, Outcome
+
+
+class Display:
+    """Progress of a run; a context manager around it."""
+
+    def __init__(self, console: Console, jobs: Sequence[Job], live_dir: Path) -> None:
+        self.console, self.jobs = console, {job.cell.key: job for job in jobs}
+        self.live_dir = live_dir
+        self.ended: Counter[str] = Counter()
+        self._begun = time.monotonic()
+        self._drawn = 0.0
+        self._rows: dict[str, TaskID] = {}
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._total = self._bars.add_task("all cells", total=len(self.jobs), note="")
+
+    def __enter__(self) -> Display:
+        if self.console.is_terminal:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    def tick(self) -> None:
+        """Redraws the bars of the cells being trained, at most four times a second."""
+        now = time.monotonic()
+        if not self.console.is_terminal or now - self._drawn < 0.25:
+            return
+        self._drawn = now
+        for key, job in self.jobs.items():
+            sign = self._read(key)
+            if sign is None or "step" not in sign:
+                continue
+            val = sign.get("val")
+            note = f"epoch {sign['epoch']}/{sign['epochs']}"
+            note += "" if val is None else f", val {val:.1f} %"
+            if key not in self._rows:
+                self._rows[key] = self._bars.add_task(job.label, total=sign["steps"], note=note)
+            self._bars.update(self._rows[key], completed=sign["step"], note=note)
+
+    def _read(self, key: str) -> dict[str, Any] | None:
+        try:
+            sign: dict[str, Any] = json.loads((self.live_dir / f"{key}.json").read_text())
+            return sign
+        except (OSError, ValueError):
+            return None
+
+    def end(self, job: Job, outcome: Outcome) -> None:
+        """One cell has ended."""
+        self.ended[outcome.status] += 1
+        done = sum(self.ended.values())
+        row = self._rows.pop(job.cell.key, None)
+        if row is not None:
+            self._bars.remove_task(row)
+        self._bars.update(self._total, completed=done)
+        for warning in outcome.warnings:
+            self.console.print(f"warning: {job.label}: {warning}", markup=False, style="yellow")
+        if outcome.status == "ok" and self.console.is_terminal:
+            return
+        text = f"[{done}/{len(self.jobs)}] {job.label}: {outcome.status}"
+        if outcome.reason:
+            text += f" ({outcome.reason})"
+        elapsed = time.monotonic() - self._begun
+        self.console.print(f"{text}, {elapsed:.0f} s since the start", markup=False, style=None
+                           if outcome.status == "ok" else "red", highlight=False)

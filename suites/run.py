@@ -1,0 +1,324 @@
+"""python -m suites.run SUITE: train the cells of a table that have no record yet, then report.
+
+Exit status: 0 every cell is ok, 1 some cell is not (the report is still built), 2 the request
+itself is wrong and nothing was run, 130 interrupted (the same command goes on).
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from rich.console import Console
+from rich.table import Table as TextTable
+
+from methods import METHODS, PluginError
+from results.record import FINAL, RecordError
+from results.store import Store
+from suites import datasets, local
+from suites.architectures import ARCHITECTURES
+from suites.datasets import DATASETS, DatasetError
+from suites.engine import Job
+from suites.progress import Display
+from suites.suite import Request, RequestError, Suite, choose, expand, rows_of
+from suites.table1 import SUITE as TABLE1
+
+SUITES: dict[str, Suite] = {suite.name: suite for suite in (TABLE1,)}
+
+EXAMPLES = """\
+examples:
+  python -m suites.run table1
+      the default: profile `quick`, embedded data, about two minutes on two CPU cores
+  python -m suites.run table1 --methods hff ff --seeds 5
+      two methods only, five seeds; what is on record already is not trained again
+  python -m suites.run table1 --profile standard --datasets mnist --data-dir ~/data --download
+      MNIST, fetched into ~/data first
+  python -m suites.run table1 --plugin my_method.py
+      one more row: the method that my_method.py registers (see CONTRIBUTING.md)
+  python -m suites.run table1 --dry-run
+      what would be trained
+
+A run that was interrupted, by Ctrl-C or by the power cut, is continued by the same command.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        fail(f"{message} (python -m {self.prog.removeprefix('python -m ')} --help explains)")
+
+
+def fail(message: str) -> NoReturn:
+    """Ends the program with one line and exit status 2."""
+    sys.stderr.write("error: " + " ".join(message.split()) + "\n")
+    raise SystemExit(2)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `suites.run`."""
+    p = Parser(
+        prog="python -m suites.run",
+        description="Trains the cells of a suite that have no record yet and writes its report: "
+        "an HTML page, a LaTeX table, a CSV file and figures.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("suite", nargs="?", help=f"what to compare: {', '.join(SUITES)}")
+    p.add_argument("--list", action="store_true",
+                   help="show suites, profiles, methods, datasets and architectures, and stop")
+    what = p.add_argument_group("what is compared")
+    what.add_argument("--profile", default="quick", metavar="NAME",
+                      help="budget: quick (minutes, laptop, embedded data; the default), "
+                      "standard (one GPU, hours), paper (longest published budgets)")
+    what.add_argument("--methods", nargs="+", metavar="NAME",
+                      help="rows of the table: a method, or one variant of it (greedy-sim)")
+    what.add_argument("--datasets", nargs="+", metavar="NAME", help="instead of the profile's")
+    what.add_argument("--architectures", nargs="+", metavar="NAME", help="likewise")
+    what.add_argument("--seeds", type=int, metavar="N", help="how many, from 0 (default: profile)")
+    what.add_argument("--epochs", type=int, metavar="N", help="instead of the profile's")
+    what.add_argument("--plugin", action="append", default=[], type=Path, metavar="FILE.py",
+                      help="a file that registers methods of your own; may be repeated")
+    how = p.add_argument_group("how it is run (cannot change a result's key)")
+    how.add_argument("--workers", type=int, metavar="N",
+                     help="processes side by side; the cores are divided between them "
+                     "(default: one per core, or one per GPU)")
+    how.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto",
+                     help="auto: cuda where there is one")
+    how.add_argument("--data-dir", type=Path, metavar="DIR",
+                     help="where datasets lie, in torchvision's layout")
+    how.add_argument("--download", action="store_true",
+                     help="fetch missing datasets into --data-dir first")
+    how.add_argument("--checkpoint-every", type=float, default=30.0, metavar="SECONDS",
+                     help="training time between two checkpoints of a cell (default: 30)")
+    how.add_argument("--dry-run", action="store_true", help="show what would be trained, and stop")
+    how.add_argument("--fresh", action="store_true",
+                     help="train again what is on record; old records are kept as superseded")
+    out = p.add_argument_group("where results go")
+    out.add_argument("--results-dir", type=Path, default=Path("results/runs"), metavar="DIR",
+                     help="store of records (default: results/runs)")
+    out.add_argument("--report-dir", type=Path, default=Path("reports/out"), metavar="DIR",
+                     help="pages and tables (default: reports/out)")
+    return p  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    args = parser().parse_args(arguments)
+    console = Console(stderr=False, soft_wrap=True)
+    try:
+        extra = local.load_methods(args.plugin)
+        if args.list:
+            show_list(console)
+            return 0
+        request = resolve(args, shlex.join(["python", "-m", "suites.run", *arguments]), extra)
+        device = check_device(args.device)
+        check_numbers(args)
+        store = Store(args.results_dir)
+        if args.dry_run:
+            show_dry_run(console, request, store)
+            return 0
+        check_writable(store, args.report_dir)
+        check_data(request, args.data_dir, args.download)
+    except (RequestError, PluginError, DatasetError) as error:
+        fail(str(error))
+    return carry_out(args, request, store, device, console)
+
+
+def resolve(args: argparse.Namespace, command: str, extra_methods: Sequence[str]) -> Request:
+    """The request that the arguments stand for. Raises RequestError."""
+    if args.suite is None:
+        raise RequestError("say which suite to run, e.g. table1, or --list")
+    suite = SUITES[choose("suite", [args.suite], list(SUITES))[0]]
+    return expand(
+        suite,
+        args.profile,
+        command,
+        methods=args.methods,
+        datasets=args.datasets,
+        architectures=args.architectures,
+        seeds=args.seeds,
+        epochs=args.epochs,
+        extra_methods=extra_methods,
+    )
+
+
+def check_device(wanted: str) -> str:
+    """The device to train on. Raises RequestError."""
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise RequestError(
+            "--device cuda: torch finds no CUDA device here; use --device cpu, or a machine and a "
+            "torch build with CUDA"
+        )
+    return "cuda" if available and wanted != "cpu" else "cpu"
+
+
+def check_numbers(args: argparse.Namespace) -> None:
+    """Raises RequestError for numbers that make no sense."""
+    if args.workers is not None and args.workers < 1:
+        raise RequestError(f"--workers must be at least 1, not {args.workers}")
+    if args.checkpoint_every < 0:
+        raise RequestError(f"--checkpoint-every must not be negative, not {args.checkpoint_every}")
+
+
+def check_writable(store: Store, report_dir: Path) -> None:
+    """Proves that results and report can be written, before anything is computed."""
+    try:
+        store.prepare()
+    except OSError as error:
+        raise RequestError(
+            f"results directory {store.root} cannot be written to ({error.strerror}); "
+            "choose another with --results-dir"
+        ) from None
+    try:
+        report_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(
+            f"report directory {report_dir} cannot be made ({error.strerror}); "
+            "choose another with --report-dir"
+        ) from None
+
+
+def check_data(request: Request, data_dir: Path | None, download: bool) -> None:
+    """Reads every dataset once, so that a broken file ends the run before it begins."""
+    for name in dict.fromkeys(w.cell.dataset for w in request.wanted):
+        datasets.load(name, data_dir, 0.1, download)
+
+
+def remaining(request: Request, store: Store) -> list[int]:
+    """Positions of the wanted cells that have no finished record. Unreadable ones are set aside."""
+    summary = store.read(w.cell.key for w in request.wanted)
+    for line in summary.set_aside:
+        sys.stderr.write(f"warning: unreadable record set aside: {line}\n")
+    return [
+        position
+        for position, w in enumerate(request.wanted)
+        if summary.records.get(w.cell.key, {}).get("status") not in FINAL
+    ]
+
+
+def carry_out(
+    args: argparse.Namespace, request: Request, store: Store, device: str, console: Console
+) -> int:
+    """Trains what has no record, builds the report and returns the exit status."""
+    if args.fresh:
+        for wanted in request.wanted:
+            store.supersede(wanted.cell.key)
+    todo = [request.wanted[position] for position in remaining(request, store)]
+    jobs = [
+        Job(
+            cell=w.cell,
+            label=str(w),
+            suite=request.suite.name,
+            profile=request.profile,
+            command=request.plan["command"],
+            results_dir=args.results_dir,
+            data_dir=args.data_dir,
+            device=device,
+            checkpoint_s=args.checkpoint_every,
+        )
+        for w in todo
+    ]
+    workers = args.workers or local.default_workers(device, len(jobs))
+    n_done = len(request.wanted) - len(jobs)
+    console.print(
+        f"{request.suite.name}, profile {request.profile}: {len(request.wanted)} cells, "
+        f"{n_done} on record, {len(jobs)} to train on {device} with {workers} "
+        f"worker{'s' if workers > 1 else ''}",
+        highlight=False,
+    )
+    store.write_plan(request.plan)
+    if jobs:
+        signal.signal(signal.SIGTERM, _interrupt)
+        display = Display(console, jobs, store.live_dir)
+        launcher = local.Launcher(workers, args.plugin)
+        try:
+            with display:
+                launcher.run(jobs, display.end, display.tick)
+        except KeyboardInterrupt:
+            left = len(remaining(request, store))
+            console.print(
+                f"interrupted: {len(request.wanted) - left} of {len(request.wanted)} cells are on "
+                "record, unfinished ones have checkpoints; the same command goes on",
+                highlight=False,
+            )
+            return 130
+    return report(args, request, store, console)
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def report(args: argparse.Namespace, request: Request, store: Store, console: Console) -> int:
+    """Builds the report, prints where it is, returns 0 if every cell is ok, else 1."""
+    from reports.build import build  # matplotlib: not needed before now
+
+    paths = build(request.suite.name, store, args.report_dir)
+    records = store.read(w.cell.key for w in request.wanted).records
+    bad = [w for w in request.wanted if records.get(w.cell.key, {}).get("status") != "ok"]
+    for wanted in bad:
+        found = records.get(wanted.cell.key)
+        what = f"{found['status']}: {found['reason']}" if found else "no record"
+        console.print(f"not ok: {wanted}: {what}", markup=False, highlight=False)
+    for path in paths:
+        console.print(str(path), markup=False, highlight=False)
+    return 1 if bad else 0
+
+
+def show_list(console: Console) -> None:
+    """Prints everything that can be named on the command line."""
+    for suite in SUITES.values():
+        table = TextTable(title=f"suite {suite.name}: {suite.title}", title_justify="left")
+        for heading in ("profile", "datasets", "architectures", "seeds", "what for"):
+            table.add_column(heading)
+        for name, profile in suite.profiles.items():
+            table.add_row(
+                name, ", ".join(profile.datasets), ", ".join(profile.architectures),
+                str(profile.seeds), profile.note,
+            )  # fmt: skip
+        console.print(table)
+    table = TextTable(title="methods", title_justify="left")
+    for heading in ("--methods", "label", "readouts", "source"):
+        table.add_column(heading)
+    for row in rows_of(METHODS):
+        cls = METHODS[row.method]
+        table.add_row(row.id, row.label, ", ".join(cls.traits.readouts), cls.source)
+    console.print(table)
+    table = TextTable(title="datasets", title_justify="left")
+    for heading in ("--datasets", "image", "classes", "where"):
+        table.add_column(heading)
+    for data in DATASETS.values():
+        where = "embedded" if data.embedded else f"--data-dir DIR (DIR/{data.folder})"
+        table.add_row(data.name, "x".join(map(str, data.shape)), str(data.n_classes), where)
+    console.print(table)
+    table = TextTable(title="architectures", title_justify="left")
+    for heading in ("--architectures", "blocks"):
+        table.add_column(heading)
+    for architecture in ARCHITECTURES.values():
+        table.add_row(architecture.name, architecture.description)
+    console.print(table)
+
+
+def show_dry_run(console: Console, request: Request, store: Store) -> None:
+    """Prints the wanted cells, those on record marked, and what no method can do."""
+    todo = set(remaining(request, store))
+    for position, wanted in enumerate(request.wanted):
+        state = "to train " if position in todo else "on record"
+        console.print(f"{state}  {wanted.cell.key}  {wanted}", markup=False, highlight=False)
+    for gap in request.plan["unsupported"]:
+        console.print(f"cannot     {gap['row']} on {gap['column']}: {gap['reason']}",
+                      markup=False, highlight=False)  # fmt: skip
+    console.print(f"{len(request.wanted)} cells, {len(todo)} to train; nothing was run")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,255 @@
+"""Suites: named sets of cells, the profiles that scale them, and the plan they expand to."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from methods import METHODS, Method
+from methods.base import resolve_config
+from results.store import Plan
+from suites.architectures import ARCHITECTURES
+from suites.cell import Cell, Protocol
+from suites.datasets import DATASETS, bare_task
+
+
+class RequestError(Exception):
+    """A request that cannot be met: one line that says what, where, and how to mend it."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A budget of a suite.
+
+    Attributes:
+        note: one sentence for the page.
+        protocol: (dataset, architecture) -> what is held equal between methods there.
+        settings: row id -> hyper-parameters of that row; all else is the method's default.
+    """
+
+    note: str
+    datasets: tuple[str, ...]
+    architectures: tuple[str, ...]
+    seeds: int
+    protocol: Callable[[str, str], Protocol]
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A named set of cells, with the table it is read by.
+
+    Attributes:
+        methods: names of methods, in the order of the table's rows; a method with variants gives
+            one row each. Methods that the user brings are added below them.
+    """
+
+    name: str
+    title: str
+    methods: tuple[str, ...]
+    profiles: Mapping[str, Profile]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table: a method, or one variant of it."""
+
+    id: str
+    label: str
+    method: str
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One wanted cell and its place in the table."""
+
+    row: str
+    column: str
+    cell: Cell
+
+    def __str__(self) -> str:
+        return f"{self.row} on {self.column}, seed {self.cell.seed}"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for, checked: the cells to run and the plan that reports read."""
+
+    suite: Suite
+    profile: str
+    wanted: tuple[Wanted, ...]
+    plan: Plan
+
+
+def rows_of(methods: Iterable[str]) -> list[Row]:
+    """The rows that methods give: one, or one per variant."""
+    rows = []
+    for name in methods:
+        cls = METHODS[name]
+        if not cls.variants:
+            rows.append(Row(name, cls.label, name, {}))
+        for suffix, settings in cls.variants.items():
+            rows.append(Row(f"{name}-{suffix}", f"{cls.label} ({suffix})", name, settings))
+    return rows
+
+
+def choose(kind: str, wanted: Sequence[str] | None, known: Sequence[str]) -> list[str]:
+    """The wanted names, each once, in their own order; all known ones when none are named.
+
+    Raises:
+        RequestError: an unknown name, with the closest known one.
+    """
+    if wanted is None:
+        return list(known)
+    for name in wanted:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise RequestError(f"unknown {kind} {name!r}: {hint}known: {', '.join(known)}")
+    return list(dict.fromkeys(wanted))
+
+
+def expand(
+    suite: Suite,
+    profile_name: str,
+    command: str,
+    methods: Sequence[str] | None = None,
+    datasets: Sequence[str] | None = None,
+    architectures: Sequence[str] | None = None,
+    seeds: int | None = None,
+    epochs: int | None = None,
+    extra_methods: Sequence[str] = (),
+) -> Request:
+    """Resolves a request to cells and a plan, before any work is done.
+
+    Args:
+        methods: row ids or names of methods; datasets, architectures: names; None for the
+            profile's own.
+        seeds: number of seeds, 0 to seeds − 1. epochs: replaces every protocol's own.
+        extra_methods: methods that the user brought, shown below the suite's own.
+
+    Raises:
+        RequestError: an unknown name, or a number below 1.
+    """
+    profile = suite.profiles[choose("profile", [profile_name], list(suite.profiles))[0]]
+    for name, value in (("--seeds", seeds), ("--epochs", epochs)):
+        if value is not None and value < 1:
+            raise RequestError(f"{name} must be at least 1, not {value}")
+    rows = _chosen_rows(suite, methods, extra_methods)
+    data_names = choose("dataset", datasets, list(DATASETS)) if datasets else profile.datasets
+    arch_names = (
+        choose("architecture", architectures, list(ARCHITECTURES))
+        if architectures
+        else profile.architectures
+    )
+    n_seeds = profile.seeds if seeds is None else seeds
+
+    wanted: list[Wanted] = []
+    columns, unsupported = [], []
+    for dataset in data_names:
+        for architecture in arch_names:
+            column = f"{dataset}/{architecture}"
+            protocol = profile.protocol(dataset, architecture)
+            if epochs is not None:
+                protocol = dataclasses.replace(protocol, epochs=epochs)
+            columns.append(
+                {
+                    "id": column,
+                    "dataset": dataset,
+                    "architecture": architecture,
+                    "protocol": dataclasses.asdict(protocol),
+                }
+            )
+            for row in rows:
+                settings = {**row.settings, **profile.settings.get(row.id, {})}
+                reason = why_not(METHODS[row.method], settings, architecture, dataset)
+                if reason is not None:
+                    unsupported.append({"row": row.id, "column": column, "reason": reason})
+                    continue
+                for seed in range(n_seeds):
+                    cell = Cell.of(row.method, settings, architecture, dataset, protocol, seed)
+                    wanted.append(Wanted(row.id, column, cell))
+    # seed by seed, so that an unfinished sweep already shows every method
+    wanted.sort(key=lambda w: w.cell.seed)
+    plan: Plan = {
+        "schema": 1,
+        "suite": suite.name,
+        "title": suite.title,
+        "profile": profile_name,
+        "profile_note": profile.note,
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command,
+        "headline": {"split": "test", "metric": "accuracy_pct"},
+        "rows": [_describe(row) for row in rows],
+        "columns": columns,
+        "cells": [
+            {
+                "key": w.cell.key,
+                "row": w.row,
+                "column": w.column,
+                "seed": w.cell.seed,
+                "code_sha": w.cell.code_sha(),
+            }
+            for w in wanted
+        ],
+        "unsupported": unsupported,
+    }
+    return Request(suite, profile_name, tuple(wanted), plan)
+
+
+def _chosen_rows(
+    suite: Suite, methods: Sequence[str] | None, extra_methods: Sequence[str]
+) -> list[Row]:
+    rows = rows_of(dict.fromkeys([*suite.methods, *extra_methods]))
+    if methods is None:
+        return rows
+    everything = rows_of(dict.fromkeys([*suite.methods, *extra_methods, *sorted(METHODS)]))
+    names = list(dict.fromkeys([r.id for r in everything] + [r.method for r in everything]))
+    chosen = choose("method", methods, names)
+    return [row for row in everything if row.id in chosen or row.method in chosen]
+
+
+def why_not(
+    cls: type[Method], settings: Mapping[str, Any], architecture: str, dataset: str
+) -> str | None:
+    """Why a method cannot train an architecture on a dataset, or None."""
+    task = bare_task(dataset)
+    reason = ARCHITECTURES[architecture].refuse(task)
+    if reason is not None:
+        return reason
+    config = resolve_config(cls, settings)
+    with torch.device("meta"):  # shapes without memory
+        blocks = ARCHITECTURES[architecture].blocks(task, cls.style(config))
+    return cls.refuse(blocks, task, config)
+
+
+def _describe(row: Row) -> dict[str, Any]:
+    cls = METHODS[row.method]
+    return {
+        "id": row.id,
+        "label": row.label,
+        "method": row.method,
+        "source": cls.source,
+        "readout": cls.traits.readouts[0],
+        "readouts": list(cls.traits.readouts),
+        "local": cls.traits.local_updates,
+        "description": (inspect.getdoc(cls) or "").partition("\n")[0],
+        "differs": departures(cls),
+    }
+
+
+def departures(cls: type[Method]) -> list[str]:
+    """The `Differs:` notes of a method's file: what departs from its paper, one line each."""
+    source = inspect.getsource(sys.modules[cls.__module__])
+    found = re.findall(r"^ *Differs: ((?:.+\n)(?: {6,}.+\n)*)", source, flags=re.MULTILINE)
+    return [" ".join(note.split()) for note in found]

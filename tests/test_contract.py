@@ -1,0 +1,144 @@
+"""The contract test over every registered method and every architecture it declares."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from suites import contract, local
+
+local.load_methods([])
+CASES = contract.cases()
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("check", contract.CHECKS)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_contract(case: contract.Case, check: str) -> None:
+    contract.CHECKS[check](case)
+
+
+def test_every_method_declares_an_architecture() -> None:
+    """A method that refuses everything would pass the contract by being tested on nothing."""
+    assert {case.row.id for case in CASES} == {r.id for r in contract.rows_of(contract.METHODS)}
+
+
+# ------------------------------------------------- planted bugs: the contract must catch them
+
+PLUGIN = '''
+"""A third party's method: a linear classifier on each block, local."""
+from dataclasses import dataclass
+import torch, torch.nn.functional as F
+from torch import nn
+from methods import Method, Traits, register
+from methods.base import adamw, trainable
+
+@dataclass(frozen=True)
+class Config:
+    lr: float = 2e-3
+
+@register
+class Mine(Method):
+    """Local linear classifiers."""
+    name, label, version, source = "mine", "Mine", 1, "nowhere"
+    traits = Traits(local_updates=True)
+    Config = Config
+
+    def __init__(self, blocks, task, config, rng):
+        super().__init__(blocks, task, config, rng)
+        heads = [nn.Linear(b.out_features, task.n_classes) for b in blocks]
+        self.head = heads[-1]
+        self.aux["heads"] = nn.ModuleList(heads[:-1])
+        self.optimizer = adamw(trainable(self), config.lr, 0.0)
+
+    @classmethod
+    def refuse(cls, blocks, task, config):
+        return None if blocks.kinds == {"dense"} else "only fully connected blocks"
+
+    def train_step(self, x, y, phase, progress):
+        self.optimizer.zero_grad()
+        total = 0.0
+        for i, block in enumerate(self.blocks):
+            h = block(x)
+            head = self.head if i == len(self.blocks) - 1 else self.aux["heads"][i]
+            total = total + F.cross_entropy(head(h), y)
+            x = h.detach()  # DETACH
+        total.backward()
+        self.optimizer.step()
+        # AFTER
+        return {"loss": total.detach()}
+
+    def logits(self, x, readout="last", rng=None):
+        return self.head(self.blocks(x))  # PREDICT
+
+    def features(self, x):
+        out = []
+        for block in self.blocks:
+            x = block(x)
+            out.append(x)
+        return out
+'''
+
+PLANTED = {
+    "missing detach": ("x = h.detach()  # DETACH", "x = h", "locality"),
+    "label leak through the last batch": (
+        "# AFTER",
+        "self.seen = (x.detach(), F.one_hot(y, self.task.n_classes) * 9.0)",
+        "no_label_at_prediction",
+    ),
+    "label in the signature": (
+        'def logits(self, x, readout="last", rng=None):',
+        'def logits(self, x, readout="last", rng=None, y=None):',
+        "no_label_at_prediction",
+    ),
+    "batch statistics at prediction": (
+        "return self.head(self.blocks(x))  # PREDICT",
+        "h = self.blocks(x); return self.head(h - h.mean(0))",
+        "prediction_ignores_batch_mates",
+    ),
+    "writes into the batch": ("self.optimizer.zero_grad()", "x.zero_(); self.optimizer.zero_grad()",
+                              "train_step"),
+    "global noise": ("total.backward()", "(total * torch.rand(())).backward()",
+                     "same_seed_same_bits"),
+    "unsaved state": ("# AFTER", "self.n = getattr(self, 'n', 0) + 1; "
+                      "[p.data.mul_(1 - 1e-3 * self.n) for p in self.head.parameters()]", "resume"),
+    "objective with the wrong sign": ("total.backward()", "(-total).backward()", "learns"),
+}  # fmt: skip
+
+
+def _check(plugin: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "suites.check", "--plugin", str(plugin),
+         "--architectures", "mlp-2x500", "cnn-small"],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+def test_a_good_plugin_keeps_the_contract(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    done = _check(tmp_path / "mine.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ok   mine on mlp-2x500" in done.stdout
+    assert "only fully connected blocks" in done.stdout
+
+
+@pytest.mark.parametrize("bug", PLANTED)
+def test_planted_bug_is_caught(bug: str, tmp_path: Path) -> None:
+    """The contract test must be able to fail, by the check that is meant to see the bug."""
+    right, wrong, check = PLANTED[bug]
+    assert right in PLUGIN
+    text = PLUGIN.replace(right, wrong)
+    if bug == "label leak through the last batch":
+        text = text.replace(
+            "return self.head(self.blocks(x))  # PREDICT",
+            "s = getattr(self, 'seen', None); out = self.head(self.blocks(x)); "
+            "return out + s[1] if s is not None and len(s[1]) == len(x) else out",
+        )
+    (tmp_path / "mine.py").write_text(text)
+    done = _check(tmp_path / "mine.py")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert f"\n         {check}: " in done.stdout, done.stdout
