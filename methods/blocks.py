@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -64,10 +64,17 @@ class Block(nn.Module):
         """Number of values in one output sample."""
         return math.prod(self.out_shape)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Activities of this block, (B, *out_shape), from those of the one before, (B, *in_shape)."""
+    def forward(self, x: Tensor, noise: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Activities of this block, (B, *out_shape), from those of the one before, (B, *in_shape).
+
+        Args:
+            noise: applied to the pooled input, for rules that train with noise there. Ahead of
+                the pooling, the maximum would turn dropout into a gain that prediction lacks.
+        """
         if self.pool > 1:
             x = F.max_pool2d(x, self.pool)
+        if noise is not None:
+            x = noise(x)
         if self.kind == "dense" and x.dim() > 2:
             x = x.flatten(1)
         return self.activation(self.norm(self.weights(x)))

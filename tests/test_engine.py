@@ -1,0 +1,313 @@
+"""The engine: clocks, budgets, costs, divergence, and runs that resume bit for bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from methods import METHODS
+from results import Store
+from suites import datasets, engine, local
+from suites.cell import Cell, Protocol
+from suites.engine import Job
+
+local.load_methods([])
+ROOT = Path(__file__).parent.parent
+CPU = torch.device("cpu")
+
+
+def job(folder: Path, method: str = "hff", epochs: int = 2, **changes: Any) -> Job:
+    protocol = Protocol(epochs=epochs, batch_size=64, **changes.pop("protocol", {}))
+    cell = Cell.of(method, changes.pop("settings", {}), "mlp-2x500", "digits", protocol, 0)
+    values = {"checkpoint_s": 1e9, **changes}
+    return Job(cell, "a cell", "table1", "quick", "a command", folder, **values)
+
+
+def record_of(work: Job) -> dict[str, Any]:
+    return Store(work.results_dir).read([work.cell.key]).records[work.cell.key]
+
+
+RESULTS = ("key", "status", "metrics", "curves", "cost")
+
+
+def results(record: dict[str, Any]) -> dict[str, Any]:
+    """What must not depend on when and how often a run was interrupted: all but times."""
+    kept = {name: record[name] for name in RESULTS}
+    kept["curves"] = {k: v for k, v in record["curves"].items() if k != "train_s"}
+    return kept
+
+
+def test_a_record_holds_what_was_asked(tmp_path: Path) -> None:
+    work = job(tmp_path)
+    assert engine.run(work).status == "ok"
+    record = record_of(work)
+    assert record["cell"] == work.cell.identity()
+    assert record["curves"]["epoch"] == [1, 2]
+    assert set(record["metrics"]["test"]) == set(METHODS["hff"].traits.readouts)
+    assert record["metrics"]["test"]["last"]["n"] == 359
+    assert record["timings"]["train_s"] > 0 and record["timings"]["eval_s"] > 0
+    assert torch.__version__.startswith(record["environment"]["packages"]["torch"])
+    assert not list(tmp_path.glob("live/*")) and not list(tmp_path.glob("checkpoints/*"))
+
+
+def test_a_finished_cell_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = job(tmp_path)
+    engine.run(work)
+    monkeypatch.setattr(engine, "attempt", lambda *a: pytest.fail("trained twice"))
+    assert engine.run(work).status == "ok"
+
+
+def test_a_cell_claimed_by_another_process_is_left_alone(tmp_path: Path) -> None:
+    work = job(tmp_path)
+    claim = engine.Claim(tmp_path / "live" / f"{work.cell.key}.json", {})
+    assert claim.acquire()
+    assert engine.run(work).status == "busy"
+
+
+@pytest.mark.parametrize("method", ["backprop", "ff", "greedy", "noprop"])
+def test_stopping_and_resuming_changes_no_bit(method: str, tmp_path: Path) -> None:
+    """Stopped at odd places, in the middle of epochs, again and again."""
+    change = {"protocol": {"augmentation": "crop"}}
+    if method == "noprop":
+        change["settings"] = {"steps": 3}
+    whole = job(tmp_path / "whole", method, **change)
+    engine.run(whole)
+    work = job(tmp_path / "parts", method, **change)
+    sessions = 0
+    while True:
+        countdown = [7]
+
+        def stop(countdown: list[int] = countdown) -> bool:
+            countdown[0] -= 1
+            return countdown[0] == 0
+
+        sessions += 1
+        if engine.run(work, stop).status == "ok":
+            break
+    record = record_of(work)
+    assert sessions == record["sessions"] == 6  # 40 steps, 7 at a time
+    assert results(record) == results(record_of(whole))
+
+
+def test_a_corrupt_checkpoint_is_set_aside_and_the_cell_starts_anew(tmp_path: Path) -> None:
+    work = job(tmp_path)
+    engine.run(work, lambda: True)
+    path = next(tmp_path.glob("checkpoints/*.pt"))
+    path.write_bytes(path.read_bytes()[:1000])
+    outcome = engine.run(work)
+    assert outcome.status == "ok"
+    assert str(path) in outcome.warnings[0] and "set-aside" in outcome.warnings[0]
+    whole = job(tmp_path / "whole")
+    engine.run(whole)
+    assert results(record_of(work)) == results(record_of(whole))
+
+
+def test_a_checkpoint_of_other_sources_is_not_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = job(tmp_path)
+    engine.run(work, lambda: True)
+    monkeypatch.setattr(Cell, "code_sha", lambda self: "other")
+    engine.run(work)
+    assert record_of(work)["sessions"] == 1
+
+
+def test_divergence_names_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = [0]
+    original = METHODS["hff"].train_step
+
+    def poisoned(self: Any, x: Tensor, y: Tensor, phase: str, progress: float) -> dict[str, Tensor]:
+        out = original(self, x, y, phase, progress)
+        count[0] += 1
+        return {"loss": out["loss"] * float("nan")} if count[0] >= 1 + 27 else out
+
+    monkeypatch.setattr(METHODS["hff"], "train_step", poisoned)  # one step is for the cost
+    work = job(tmp_path)
+    outcome = engine.run(work)
+    assert outcome.status == "diverged" and "step 27" in str(outcome.reason)
+    record = record_of(work)
+    assert record["metrics"] == {} and len(record["curves"]["train_loss"]) == 1
+
+
+def test_an_exception_becomes_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: Any) -> None:
+        raise RuntimeError("no luck today\nsecond line")
+
+    monkeypatch.setattr(METHODS["hff"], "features", broken)
+    monkeypatch.setattr(METHODS["hff"], "logits", broken)
+    work = job(tmp_path)
+    assert engine.run(work).status == "failed"
+    record = record_of(work)
+    assert record["reason"] == "RuntimeError: no luck today" and "Traceback" in record["error"]
+    assert list(tmp_path.glob("records/*.failed-1.json"))
+
+
+def test_costs_against_closed_forms() -> None:
+    """2 FLOPs per multiply-add; backward costs twice forward but for the first layer's input."""
+    cell = Cell.of("backprop", {}, "mlp-2x500", "digits", Protocol(1, 64), 0)
+    cost = engine.measure_cost(cell, datasets.load("digits", None, 0.1), CPU)
+    layers = [64 * 500, 500 * 500, 500 * 10]
+    assert cost["n_params"] == sum(layers) + 500 + 500 + 10 and cost["n_params_aux"] == 0
+    assert cost["flops_eval_per_image"] == 2 * sum(layers)
+    assert cost["flops_train_per_image"] == 6 * sum(layers) - 2 * layers[0]
+    assert cost["passes_per_prediction"] == 1
+
+    local_rule = Cell.of("mono-forward", {}, "mlp-2x500", "digits", Protocol(1, 64), 0)
+    cost = engine.measure_cost(local_rule, datasets.load("digits", None, 0.1), CPU)
+    assert cost["n_params_aux"] == 500 * 10 + 10
+    # no gradient crosses to the block before: that product is saved; a head is added
+    heads = 2 * 500 * 10
+    expected = 4 * (layers[0] + layers[1]) + 6 * heads
+    assert cost["flops_train_per_image"] == expected
+
+
+def test_measuring_costs_does_not_touch_the_run(tmp_path: Path, monkeypatch: Any) -> None:
+    plain = job(tmp_path / "a")
+    engine.run(plain)
+    monkeypatch.setattr(engine, "measure_cost", lambda *a: {})
+    unmeasured = job(tmp_path / "b")
+    engine.run(unmeasured)
+    assert record_of(plain)["metrics"] == record_of(unmeasured)["metrics"]
+
+
+def test_evaluation_against_a_plain_loop() -> None:
+    cell = job(Path()).cell
+    data = datasets.load("digits", None, 0.1)
+    method = engine.build(cell, data.task, CPU)
+    rng = torch.Generator()
+    found = engine.evaluate(method, data.test, data.task, "last", rng)
+    x = (data.test[0].float() / 255 - data.task.mean[0]) / data.task.std[0]
+    with torch.no_grad():
+        scores = method.eval().logits(x)
+    assert found["accuracy_pct"] == pytest.approx(
+        100 * float((scores.argmax(1) == data.test[1]).double().mean())
+    )
+    assert found["loss"] == pytest.approx(
+        float(torch.nn.functional.cross_entropy(scores, data.test[1])), rel=1e-5
+    )
+
+
+def test_the_clock_leaves_out_what_is_paused() -> None:
+    clock = engine.Clock(CPU, 10.0)
+    with clock.running():
+        time.sleep(0.02)
+        with clock.paused():
+            time.sleep(0.5)
+    assert 10.02 <= clock.seconds < 10.4
+
+
+def test_data_order_is_shared_by_methods_and_not_by_seeds() -> None:
+    def order(method: str, seed: int) -> Tensor:
+        cell = Cell.of(method, {}, "mlp-2x500", "digits", Protocol(1), seed)
+        return engine._order(cell, 3, 100, CPU)
+
+    assert torch.equal(order("hff", 0), order("ff", 0))
+    assert not torch.equal(order("hff", 0), order("hff", 1))
+
+
+def test_the_key_follows_the_numbers_and_nothing_else(tmp_path: Path) -> None:
+    base = job(tmp_path)
+    same = dataclasses.replace(base, device="cuda", results_dir=Path("x"), checkpoint_s=1.0)
+    assert same.cell.key == base.cell.key
+    other = [
+        dataclasses.replace(base.cell, seed=1),
+        dataclasses.replace(base.cell, method_version=2),
+        dataclasses.replace(base.cell, protocol=dataclasses.replace(base.cell.protocol, epochs=3)),
+        dataclasses.replace(base.cell, config={**base.cell.config, "margin": 0.2}),
+    ]
+    assert len({base.cell.key, *(cell.key for cell in other)}) == 5
+
+
+# ------------------------------------------------------------------------ whole processes
+
+
+def _command(folder: Path) -> list[str]:
+    return [
+        sys.executable, "-m", "suites.run", "table1", "--methods", "hff", "greedy-sim", "noprop",
+        "--architectures", "mlp-2x500", "--seeds", "2", "--epochs", "8", "--workers", "2",
+        "--checkpoint-every", "0.3", "--device", "cpu",
+        "--results-dir", str(folder), "--report-dir", str(folder / "report"),
+    ]  # fmt: skip
+
+
+def _all_results(folder: Path) -> dict[str, Any]:
+    records = [json.loads(p.read_text()) for p in folder.glob("records/*.json")]
+    return {record["key"]: results(record) for record in records}
+
+
+def test_killed_at_random_moments_ends_like_uninterrupted(tmp_path: Path) -> None:
+    """SIGKILL to the launcher alone, or to it and its workers; then the same command again."""
+    n_kills = int(os.environ.get("BPFREE_KILLS", "4"))
+    chance = random.Random(int(os.environ.get("BPFREE_KILL_SEED", "0")))
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    subprocess.run(_command(whole), cwd=ROOT, check=True, capture_output=True, timeout=600)
+    for kill in range(n_kills):
+        process = subprocess.Popen(
+            _command(broken), cwd=ROOT, start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            process.wait(timeout=chance.uniform(2.0, 12.0))
+        except subprocess.TimeoutExpired:
+            if kill % 2:
+                os.killpg(process.pid, signal.SIGKILL)
+            else:
+                process.kill()
+            process.wait()
+    done = subprocess.run(_command(broken), cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert _all_results(broken) == _all_results(whole)
+    assert not list(broken.glob("checkpoints/*.pt"))
+    assert not list(broken.glob("records/.part-*"))
+
+
+def test_ctrl_c_writes_checkpoints_and_says_how_to_go_on(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        _command(tmp_path), cwd=ROOT, start_new_session=True, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("live/*.json")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1.5)
+    os.killpg(process.pid, signal.SIGINT)  # what a terminal does
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, out
+    assert "the same command goes on" in out and "Traceback" not in out
+    assert list(tmp_path.glob("checkpoints/*.pt"))
+    assert not list(tmp_path.glob("live/*.json"))
+
+
+def test_a_killed_worker_costs_one_cell(tmp_path: Path) -> None:
+    """The out-of-memory killer takes a worker; the sweep goes on and the reason is on record."""
+    process = subprocess.Popen(
+        _command(tmp_path), cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    deadline = time.monotonic() + 120
+    victim = None
+    while victim is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+        for sign in Store(tmp_path).live().values():
+            if "step" in sign and sign["step"] > 5:
+                victim = int(sign["process"].partition(":")[0])
+    assert victim is not None
+    os.kill(victim, signal.SIGKILL)
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 1, out
+    assert "killed by SIGKILL" in out
+    assert len(list(tmp_path.glob("records/*.killed-1.json"))) == 1
+    again = subprocess.run(_command(tmp_path), cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert len(_all_results(tmp_path)) == 6
