@@ -1,8 +1,15 @@
 """Methods: learning rules over a stack of blocks. Needs torch and nothing above it."""
 
 from methods.base import Method, Task, Traits
-from methods.blocks import Block, BlockStyle, Blocks
-from methods.registry import METHODS, PluginError, load_builtin, load_entry_points, load_file, register
+from methods.blocks import Block, Blocks, BlockStyle
+from methods.registry import (
+    METHODS,
+    PluginError,
+    load_builtin,
+    load_entry_points,
+    load_file,
+    register,
+)
 
 __all__ = [
     "METHODS",

@@ -1,6 +1,6 @@
 """End-to-end back-propagation, the control of every local rule.
 
-    h_l = block_l(h_{l-1}),   logits = V h_L,   minimise  CE(logits, y)  over all weights at once.
+h_l = block_l(h_{l-1}),   logits = V h_L,   minimise  CE(logits, y)  over all weights at once.
 """
 
 from __future__ import annotations
@@ -36,9 +36,7 @@ class Backprop(Method):
     traits = Traits(local_updates=False)
     Config = BackpropConfig
 
-    def __init__(
-        self, blocks: Blocks, task: Task, config: BackpropConfig, rng: Generator
-    ) -> None:
+    def __init__(self, blocks: Blocks, task: Task, config: BackpropConfig, rng: Generator) -> None:
         super().__init__(blocks, task, config, rng)
         self.classifier = nn.Linear(blocks[-1].out_features, task.n_classes)
         self.optimizer = adamw(trainable(self), config.lr, config.weight_decay)

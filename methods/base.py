@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
-from methods.blocks import BlockStyle, Blocks
+from methods.blocks import Blocks, BlockStyle
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,13 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+M = TypeVar("M", bound=nn.Module)
 Kind = Literal["dense", "conv", "residual"]
 
 
@@ -86,8 +87,11 @@ class Blocks(nn.ModuleList):
     def __init__(self, blocks: list[Block]) -> None:
         super().__init__(blocks)
 
-    def __iter__(self) -> Iterator[Block]:  # type: ignore[override]
-        return super().__iter__()  # type: ignore[return-value]
+    def __iter__(self) -> Iterator[Block]:
+        return iter(super().__iter__())  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> Block:  # type: ignore[override]
+        return super().__getitem__(index)  # type: ignore[return-value]
 
     def forward(self, x: Tensor) -> Tensor:
         """Output of the last block, (B, *out_shape)."""
@@ -101,7 +105,7 @@ class Blocks(nn.ModuleList):
         return {block.kind for block in self}
 
 
-def fresh_copy(module: nn.Module) -> nn.Module:
+def fresh_copy(module: M) -> M:
     """A copy with newly drawn initial weights (from torch's global generator)."""
     twin = copy.deepcopy(module)
     for part in twin.modules():

@@ -64,6 +64,8 @@ class ForwardForward(Method):
         readouts=("goodness", "goodness_all", "softmax"),
     )
     Config = FFConfig
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, blocks: Blocks, task: Task, config: FFConfig, rng: Generator) -> None:
         super().__init__(blocks, task, config, rng)
@@ -71,8 +73,9 @@ class ForwardForward(Method):
             weights = _linear(block)
             nn.init.normal_(weights.weight, std=1 / math.sqrt(weights.in_features))
             nn.init.zeros_(weights.bias)
-            self.register_buffer(f"peer_mean_{len(self._peer_means())}",
-                                 torch.full((block.out_features,), 0.5))
+            self.register_buffer(
+                f"peer_mean_{len(self._peer_means())}", torch.full((block.out_features,), 0.5)
+            )
         readout = nn.Linear(sum(b.out_features for b in self._voting()), task.n_classes)
         nn.init.zeros_(readout.weight)
         nn.init.zeros_(readout.bias)
@@ -186,13 +189,14 @@ class ForwardForward(Method):
         readout_loss.backward()
 
         labels = torch.cat([y, self._wrong_labels(y, scores.detach())])
+        state = x  # of the layer below, normalised; the first layer does not read it
         twice = (torch.cat([image[0], image[0]]), torch.cat([image[1], image[1]]))
         a = self._first(twice, F.one_hot(labels, c).to(x.dtype))
         self.optimizer.zero_grad()
         total = x.new_zeros(())
         for l, block in enumerate(self.blocks):
             if l > 0:
-                a = _linear(block)(state)
+                a = block.weights(state)
             h = block.activation(a)
             loss = goodness_loss(h[:b], h[b:])
             (loss + self._peer_loss(a[:b], h[:b], l)).backward()
@@ -215,9 +219,7 @@ class ForwardForward(Method):
 
     # -------------------------------------------------------------------- prediction
 
-    def logits(
-        self, x: Tensor, readout: str = "goodness", rng: Generator | None = None
-    ) -> Tensor:
+    def logits(self, x: Tensor, readout: str = "goodness", rng: Generator | None = None) -> Tensor:
         if readout == "softmax":
             return self._readout(self._neutral(self._image_part(x)))
         widest = max(block.out_features for block in self.blocks)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
@@ -70,15 +70,19 @@ class Greedy(Method):
     source = "arXiv 1901.06656"
     traits = Traits(local_updates=True)
     Config = GreedyConfig
-    variants = {"pred": {"loss": "pred"}, "sim": {"loss": "sim"}, "predsim": {"loss": "predsim"}}
+    variants: ClassVar = {
+        "pred": {"loss": "pred"},
+        "sim": {"loss": "sim"},
+        "predsim": {"loss": "predsim"},
+    }
 
     def __init__(self, blocks: Blocks, task: Task, config: GreedyConfig, rng: Generator) -> None:
         super().__init__(blocks, task, config, rng)
-        if "pred" in config.loss:
-            decoders = nn.ModuleList(self._decoder(block) for block in blocks)
-            self.aux["decoders"] = decoders
-        if "sim" in config.loss:
-            self.aux["similarity_maps"] = nn.ModuleList(self._similarity_map(b) for b in blocks)
+        for l, block in enumerate(blocks):
+            if "pred" in config.loss:
+                self.aux[f"decoder_{l}"] = self._decoder(block)
+            if "sim" in config.loss:
+                self.aux[f"similarity_{l}"] = self._similarity_map(block)
         self.output = nn.Linear(blocks[-1].out_features, task.n_classes)
         self.optimizer = adamw(trainable(self), config.lr, weight_decay=0.0)
 
@@ -100,24 +104,22 @@ class Greedy(Method):
         leaky = "sim" in config.loss
         return BlockStyle(norm="batch", activation="leaky_relu" if leaky else "relu")
 
-    def _local_loss(self, h: Tensor, y: Tensor, target: Tensor | None, l: int) -> Tensor:
-        config = self.config
-        if config.loss == "sim":
-            return F.mse_loss(similarity(self.aux["similarity_maps"][l](h)), target)
-        pooled = pool_until(h, config.decoder_features).flatten(1)
-        pred = F.cross_entropy(self.aux["decoders"][l](pooled), y)
-        if config.loss == "pred":
-            return pred
-        sim = F.mse_loss(similarity(self.aux["similarity_maps"][l](h)), target)
-        return (1 - config.beta) * pred + config.beta * sim
+    def _local_loss(self, h: Tensor, y: Tensor, target: Tensor, l: int) -> Tensor:
+        beta = {"pred": 0.0, "sim": 1.0, "predsim": self.config.beta}[self.config.loss]
+        loss = h.new_zeros(())
+        if beta < 1:
+            pooled = pool_until(h, self.config.decoder_features).flatten(1)
+            loss = loss + (1 - beta) * F.cross_entropy(self.aux[f"decoder_{l}"](pooled), y)
+        if beta > 0:
+            similar = similarity(self.aux[f"similarity_{l}"](h))
+            loss = loss + beta * F.mse_loss(similar, target)
+        return loss
 
     def train_step(self, x: Tensor, y: Tensor, phase: str, progress: float) -> dict[str, Tensor]:
         config = self.config
         set_lr(self.optimizer, config.lr, steps_down(progress, config.milestones, 0.25))
         self.optimizer.zero_grad()
-        target = None
-        if "sim" in config.loss:
-            target = similarity(F.one_hot(y, self.task.n_classes).to(x.dtype))
+        target = similarity(F.one_hot(y, self.task.n_classes).to(x.dtype))
         local = x.new_zeros(())
         for l, block in enumerate(self.blocks):
             h = block(x)
@@ -143,4 +145,3 @@ class Greedy(Method):
             x = block(x)
             activities.append(x.flatten(1))
         return activities
-

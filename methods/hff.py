@@ -103,11 +103,12 @@ class HFF(Method):
         super().__init__(blocks, task, config, rng)
         heads = [PrototypeHead(block, task.n_classes, config) for block in blocks]
         self.head = heads[-1]
-        self.aux["heads"] = nn.ModuleList(heads[:-1])  # the readout `last` needs only the last
+        # the headline readout needs only the last
+        self.aux.update({f"head_{l}": head for l, head in enumerate(heads[:-1])})
         self.optimizer = adamw(trainable(self), config.lr, config.weight_decay)
 
     def _head(self, l: int) -> nn.Module:
-        return self.head if l == len(self.blocks) - 1 else self.aux["heads"][l]
+        return self.head if l == len(self.blocks) - 1 else self.aux[f"head_{l}"]
 
     def _between(self, h: Tensor) -> Tensor:
         return rms_norm(h) if self.config.between == "rms" else h

@@ -53,11 +53,12 @@ class MonoForward(Method):
             for b in blocks
         ]
         self.head = heads[-1]
-        self.aux["heads"] = nn.ModuleList(heads[:-1])  # only the readout `sum` needs them
+        # only the readout `sum` needs the others
+        self.aux.update({f"head_{l}": head for l, head in enumerate(heads[:-1])})
         self.optimizer = adamw(trainable(self), config.lr, config.weight_decay)
 
     def _scores(self, h: Tensor, l: int) -> Tensor:
-        head = self.head if l == len(self.blocks) - 1 else self.aux["heads"][l]
+        head = self.head if l == len(self.blocks) - 1 else self.aux[f"head_{l}"]
         return head(pool_until(h, self.config.head_features).flatten(1))
 
     def train_step(self, x: Tensor, y: Tensor, phase: str, progress: float) -> dict[str, Tensor]:

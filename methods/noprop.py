@@ -6,7 +6,7 @@ T blocks each learn to denoise the label on their own. z_T is the clean end, z_0
     training, block t:   z_{t-1} ~ N( sqrt(ᾱ_{t-1}) u_y, 1 − ᾱ_{t-1} )
                          L_t = (T/2) η (SNR(t) − SNR(t−1)) | û_t(z_{t-1}, x) − u_y |²       (Eq. 8)
     classifier:          z_T ~ N( sqrt(ᾱ_T) u_y, 1 − ᾱ_T ),   CE(linear(z_T), y)
-    prediction:          z_0 ~ N(0, 1),  z_t = a_t û_t(z_{t-1}, x) + b_t z_{t-1} + sqrt(c_t) ε  (Eq. 3)
+    prediction (Eq. 3):  z_0 ~ N(0, 1),   z_t = a_t û_t(z_{t-1}, x) + b_t z_{t-1} + sqrt(c_t) ε
                          a_t = sqrt(ᾱ_t) (1 − α_{t-1}) / (1 − ᾱ_{t-1}),   α_{t-1} = ᾱ_{t-1} / ᾱ_t
                          b_t = sqrt(α_{t-1}) (1 − ᾱ_t) / (1 − ᾱ_{t-1})
                          c_t = (1 − ᾱ_t) (1 − α_{t-1}) / (1 − ᾱ_{t-1})
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -185,9 +185,7 @@ class NoPropDT(Method):
     def units(self) -> list[nn.Module]:
         return [*self.denoisers, self.classifier]
 
-    def logits(
-        self, x: Tensor, readout: str = "sampled", rng: Generator | None = None
-    ) -> Tensor:
+    def logits(self, x: Tensor, readout: str = "sampled", rng: Generator | None = None) -> Tensor:
         """`sampled`: noise at every step, from rng. `mean`: z_0 = 0 and ε = 0, no noise at all."""
         shape = (x.shape[0], self.task.n_classes)
         sampled = readout == "sampled"
@@ -209,4 +207,4 @@ class NoPropDT(Method):
         return self.config.steps
 
     def features(self, x: Tensor) -> list[Tensor]:
-        return [block.encode(x) for block in self.denoisers]
+        return [cast(DenoisingBlock, block).encode(x) for block in self.denoisers]

@@ -1,4 +1,4 @@
-"""Where methods are registered and found: our own files, entry points, a path on the command line."""
+"""Where methods are registered and found: our files, entry points, a path on the command line."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ def load_entry_points() -> None:
         try:
             entry.load()
         except Exception as error:
-            raise PluginError(f"entry point {entry.value!r} ({ENTRY_POINT_GROUP}): {error}") from error
+            raise PluginError(
+                f"entry point {entry.value!r} ({ENTRY_POINT_GROUP}): {error}"
+            ) from error
 
 
 def load_file(path: Path | str) -> list[str]:

@@ -27,16 +27,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m suites.check",
         description="Runs the contract test over methods and every architecture they declare: "
         "shapes, learning, bit-exact resume, no label at prediction, locality, cost.",
-        epilog="checks:\n" + "\n".join(
+        epilog="checks:\n"
+        + "\n".join(
             f"  {name:32} {(function.__doc__ or '').splitlines()[0]}"
             for name, function in contract.CHECKS.items()
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("methods", nargs="*", metavar="METHOD", help="names (default: the plug-ins', "
-                   "or all)")
-    p.add_argument("--plugin", action="append", default=[], type=Path, metavar="FILE.py",
-                   help="a file that registers methods; may be repeated")
+    p.add_argument(
+        "methods", nargs="*", metavar="METHOD", help="names (default: the plug-ins', or all)"
+    )
+    p.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE.py",
+        help="a file that registers methods; may be repeated",
+    )
     p.add_argument("--architectures", nargs="+", metavar="NAME", help="these only")
     args = p.parse_args(arguments)  # fmt: skip
     try:

@@ -145,7 +145,7 @@ def check_declaration(case: Case) -> None:
     """Without defaults for every setting a row of the table would not say what was run."""
     config = case.cls.Config
     assert dataclasses.is_dataclass(config), "Config must be a dataclass"
-    assert config.__dataclass_params__.frozen, "Config must be a frozen dataclass"
+    assert vars(config)["__dataclass_params__"].frozen, "Config must be a frozen dataclass"
     config()
     assert isinstance(case.cls.version, int), "version must be an int"
     assert case.cls.traits.readouts, "traits.readouts must name at least one readout"
@@ -341,7 +341,7 @@ def _parameters(module: nn.Module) -> Tensor:
 
 
 def check_auxiliary_parameters(case: Case) -> None:
-    """Parameters that prediction needs but that are counted as auxiliary flatter a method's size."""
+    """Parameters that prediction needs, counted as auxiliary, would flatter a method's size."""
     method = case.make()
     fit(method, 0, 2)
     x, _ = toy(8)
@@ -393,5 +393,3 @@ def failures(case: Case, names: list[str] | None = None) -> dict[str, str]:
         except Exception as error:
             found[name] = f"{type(error).__name__}: {error}"
     return found
-
-

@@ -157,7 +157,7 @@ def _check_tensors(dataset: Dataset, images: Tensor, labels: Tensor) -> None:
         )
     if len(images) != len(labels) or len(images) == 0:
         raise DatasetError(f"dataset {dataset.name!r}: {len(images)} images, {len(labels)} labels")
-    if not (0 <= int(labels.min()) and int(labels.max()) < dataset.n_classes):
+    if not (int(labels.min()) >= 0 and int(labels.max()) < dataset.n_classes):
         raise DatasetError(f"dataset {dataset.name!r}: labels outside 0..{dataset.n_classes - 1}")
 
 
@@ -216,7 +216,7 @@ def random_flip(images: Tensor, rng: Generator) -> Tensor:
 
 
 def _digits(folder: Path, download: bool) -> tuple[Images, Images]:
-    """scikit-learn's 1797 handwritten digits of 8x8 pixels; every fifth, in a fixed order, is test."""
+    """scikit-learn's 1797 handwritten digits of 8x8 pixels; a fixed random fifth is test."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()

@@ -104,7 +104,7 @@ def use_deterministic_algorithms() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     # filling every new tensor guards against reading uninitialised memory, at a cost in speed
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
 
 
@@ -265,9 +265,7 @@ class Trial:
         kind = self.cell.protocol.augmentation
         rng = None
         if kind != "none":
-            rng = generator(
-                self.device, self.cell.seed, self.cell.dataset, "augment", epoch, i
-            )
+            rng = generator(self.device, self.cell.seed, self.cell.dataset, "augment", epoch, i)
         return datasets.prepare(data.train[0][index], data.task, kind, rng)
 
     def _position(self, epoch: int, steps: int) -> dict[str, Any]:
@@ -420,7 +418,11 @@ def measure_cost(cell: Cell, data: Data, device: torch.device) -> dict[str, Any]
     method.eval()
     readout = method.traits.readouts[0]
     rng = generator(device, cell.seed, "cost")
-    with torch.no_grad(), FlopCounterMode(display=False) as prediction, count_passes(method) as passes:
+    with (
+        torch.no_grad(),
+        FlopCounterMode(display=False) as prediction,
+        count_passes(method) as passes,
+    ):
         method.logits(x, readout, rng)
     return {
         "n_params": total - aux,

@@ -11,8 +11,15 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
-from rich.progress import TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from suites.engine import Job, Outcome
 
@@ -93,5 +100,9 @@ class Display:
         if outcome.reason:
             text += f" ({outcome.reason})"
         elapsed = time.monotonic() - self._begun
-        self.console.print(f"{text}, {elapsed:.0f} s since the start", markup=False, style=None
-                           if outcome.status == "ok" else "red", highlight=False)
+        self.console.print(
+            f"{text}, {elapsed:.0f} s since the start",
+            markup=False,
+            style=None if outcome.status == "ok" else "red",
+            highlight=False,
+        )

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table as TextTable
 
 from methods import METHODS, PluginError
-from results.record import FINAL, RecordError
+from results.record import FINAL
 from results.store import Store
 from suites import datasets, local
 from suites.architectures import ARCHITECTURES
@@ -71,40 +71,85 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("suite", nargs="?", help=f"what to compare: {', '.join(SUITES)}")
-    p.add_argument("--list", action="store_true",
-                   help="show suites, profiles, methods, datasets and architectures, and stop")
+    p.add_argument(
+        "--list",
+        action="store_true",
+        help="show suites, profiles, methods, datasets and architectures, and stop",
+    )
     what = p.add_argument_group("what is compared")
-    what.add_argument("--profile", default="quick", metavar="NAME",
-                      help="budget: quick (minutes, laptop, embedded data; the default), "
-                      "standard (one GPU, hours), paper (longest published budgets)")
-    what.add_argument("--methods", nargs="+", metavar="NAME",
-                      help="rows of the table: a method, or one variant of it (greedy-sim)")
+    what.add_argument(
+        "--profile",
+        default="quick",
+        metavar="NAME",
+        help="budget: quick (minutes, laptop, embedded data; the default), "
+        "standard (one GPU, hours), paper (longest published budgets)",
+    )
+    what.add_argument(
+        "--methods",
+        nargs="+",
+        metavar="NAME",
+        help="rows of the table: a method, or one variant of it (greedy-sim)",
+    )
     what.add_argument("--datasets", nargs="+", metavar="NAME", help="instead of the profile's")
     what.add_argument("--architectures", nargs="+", metavar="NAME", help="likewise")
     what.add_argument("--seeds", type=int, metavar="N", help="how many, from 0 (default: profile)")
     what.add_argument("--epochs", type=int, metavar="N", help="instead of the profile's")
-    what.add_argument("--plugin", action="append", default=[], type=Path, metavar="FILE.py",
-                      help="a file that registers methods of your own; may be repeated")
+    what.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE.py",
+        help="a file that registers methods of your own; may be repeated",
+    )
     how = p.add_argument_group("how it is run (cannot change a result's key)")
-    how.add_argument("--workers", type=int, metavar="N",
-                     help="processes side by side; the cores are divided between them "
-                     "(default: one per core, or one per GPU)")
-    how.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto",
-                     help="auto: cuda where there is one")
-    how.add_argument("--data-dir", type=Path, metavar="DIR",
-                     help="where datasets lie, in torchvision's layout")
-    how.add_argument("--download", action="store_true",
-                     help="fetch missing datasets into --data-dir first")
-    how.add_argument("--checkpoint-every", type=float, default=30.0, metavar="SECONDS",
-                     help="training time between two checkpoints of a cell (default: 30)")
+    how.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes side by side; the cores are divided between them "
+        "(default: one per core, or one per GPU)",
+    )
+    how.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="auto: cuda where there is one",
+    )
+    how.add_argument(
+        "--data-dir", type=Path, metavar="DIR", help="where datasets lie, in torchvision's layout"
+    )
+    how.add_argument(
+        "--download", action="store_true", help="fetch missing datasets into --data-dir first"
+    )
+    how.add_argument(
+        "--checkpoint-every",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="training time between two checkpoints of a cell (default: 30)",
+    )
     how.add_argument("--dry-run", action="store_true", help="show what would be trained, and stop")
-    how.add_argument("--fresh", action="store_true",
-                     help="train again what is on record; old records are kept as superseded")
+    how.add_argument(
+        "--fresh",
+        action="store_true",
+        help="train again what is on record; old records are kept as superseded",
+    )
     out = p.add_argument_group("where results go")
-    out.add_argument("--results-dir", type=Path, default=Path("results/runs"), metavar="DIR",
-                     help="store of records (default: results/runs)")
-    out.add_argument("--report-dir", type=Path, default=Path("reports/out"), metavar="DIR",
-                     help="pages and tables (default: reports/out)")
+    out.add_argument(
+        "--results-dir",
+        type=Path,
+        default=Path("results/runs"),
+        metavar="DIR",
+        help="store of records (default: results/runs)",
+    )
+    out.add_argument(
+        "--report-dir",
+        type=Path,
+        default=Path("reports/out"),
+        metavar="DIR",
+        help="pages and tables (default: reports/out)",
+    )
     return p  # fmt: skip
 
 

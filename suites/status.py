@@ -68,10 +68,10 @@ def show(plan: Plan, store: Store, console: Console) -> int:
     for row in plan["rows"]:
         texts = []
         for column in plan["columns"]:
-            place = (row["id"], column["id"])
-            counts = states.get(place, Counter())
+            where = (row["id"], column["id"])
+            counts = states.get(where, Counter())
             texts.append(
-                "cannot" if place in gaps else ", ".join(f"{n} {s}" for s, n in counts.items())
+                "cannot" if where in gaps else ", ".join(f"{n} {s}" for s, n in counts.items())
             )
         table.add_row(row["label"], *texts)
     console.print(table, markup=False)

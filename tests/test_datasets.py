@@ -112,7 +112,9 @@ def test_damaged_mnist_is_named(data_dir: Path, tmp_path: Path, damage: str) -> 
     content = bytearray(victim.read_bytes())
     if damage == "one byte":
         content[100_000] ^= 1
-    victim.write_bytes({"truncated": content[:1_000_000], "one byte": content, "empty": b""}[damage])
+    victim.write_bytes(
+        {"truncated": content[:1_000_000], "one byte": content, "empty": b""}[damage]
+    )
     with pytest.raises(DatasetError, match="mnist") as caught:
         load("mnist", tmp_path, 0.1)
     assert str(tmp_path) in str(caught.value) and "--download" in str(caught.value)

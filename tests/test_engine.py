@@ -308,6 +308,8 @@ def test_a_killed_worker_costs_one_cell(tmp_path: Path) -> None:
     assert process.returncode == 1, out
     assert "killed by SIGKILL" in out
     assert len(list(tmp_path.glob("records/*.killed-1.json"))) == 1
-    again = subprocess.run(_command(tmp_path), cwd=ROOT, capture_output=True, text=True, timeout=300)
+    again = subprocess.run(
+        _command(tmp_path), cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
     assert again.returncode == 0, again.stdout + again.stderr
     assert len(_all_results(tmp_path)) == 6

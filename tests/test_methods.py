@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -47,7 +48,7 @@ def batch(n: int = 6, task: Task = TASK) -> tuple[Tensor, Tensor]:
 def test_noprop_step_keeps_the_forward_process(steps: int) -> None:
     """If these fail, sampling drifts away from the distributions the blocks were trained on."""
     bars = noise_schedule(steps, 0.008, 0.999)
-    assert bars[0] == 0 and all(a < b for a, b in zip(bars, bars[1:], strict=False))
+    assert bars[0] == 0 and all(a < b for a, b in itertools.pairwise(bars))
     for t in range(1, steps + 1):
         a, b, c = posterior(bars, t)
         assert a + b * math.sqrt(bars[t - 1]) == pytest.approx(math.sqrt(bars[t]), abs=1e-12)
@@ -130,7 +131,7 @@ def test_hff_scores_are_cosines_against_numpy() -> None:
 
 def test_hff_pooling_before_auxconv_changes_nothing() -> None:
     method = make("hff", architecture="cnn-small")
-    aux = method.aux["heads"][0].aux_conv
+    aux = method.aux["head_0"].aux_conv
     h = torch.randn(3, method.blocks[0].out_shape[0], 8, 8)
     assert torch.allclose(aux(F.avg_pool2d(h, 2)), F.avg_pool2d(aux(h), 2), atol=1e-6)
 
@@ -138,7 +139,9 @@ def test_hff_pooling_before_auxconv_changes_nothing() -> None:
 def test_hff_floor_of_the_loss() -> None:
     """With unit vectors the loss cannot fall below log(1 + (C−1) exp(−s C/(C−1)))."""
     c, scale = 5, 4.0
-    simplex = torch.eye(c, dtype=torch.float64) - 1 / c  # vertices of a simplex: the best possible prototypes
+    simplex = (
+        torch.eye(c, dtype=torch.float64) - 1 / c
+    )  # vertices of a simplex: the best possible prototypes
     p = F.normalize(simplex, dim=1)
     loss = F.cross_entropy(scale * p @ p.T, torch.arange(c))
     floor = math.log1p((c - 1) * math.exp(-scale * c / (c - 1)))
@@ -237,7 +240,7 @@ def test_mono_forward_gradient_by_hand() -> None:
     method.train_step(x, y, "all", 0.0)
     grads = {k: v.grad.numpy() for k, v in method.named_parameters()}
     h_in, hot = x.flatten(1).numpy(), np.eye(5)[y.numpy()]
-    for l, head_name in enumerate(["aux.heads.0", "head"]):
+    for l, head_name in enumerate(["aux.head_0", "head"]):
         w, b = params[f"blocks.{l}.weights.weight"], params[f"blocks.{l}.weights.bias"]
         m, c = params[f"{head_name}.weight"], params[f"{head_name}.bias"]
         a = h_in @ w.T + b
@@ -285,8 +288,8 @@ def test_greedy_local_loss_does_not_see_dropout() -> None:
     for p in (0.0, 0.9):
         method = make("greedy", loss="pred", dropout=p)
         with torch.no_grad():
-            for decoder in method.aux["decoders"]:
-                decoder.weight.normal_(generator=Generator().manual_seed(3))
+            for l in range(2):
+                method.aux[f"decoder_{l}"].weight.normal_(generator=Generator().manual_seed(3))
         method.train_step(x, y, "all", 0.0)
         losses.append(method.blocks[0].weights.weight.grad.clone())
     assert torch.equal(losses[0], losses[1])  # block 0 has no noise in its input or loss

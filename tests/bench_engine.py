@@ -1,0 +1,85 @@
+"""What the engine costs: one epoch through it against the bare loop of the same method.
+
+    make bench
+
+The two are timed in turns in one run, so that a machine whose speed drifts slows both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from methods import Task
+from results.claim import Claim
+from results.store import Store
+from suites import datasets, engine, local
+from suites.cell import Cell, Protocol
+from suites.datasets import Data
+from suites.engine import Job, Trial
+
+CPU = torch.device("cpu")
+ROUNDS = 5
+local.load_methods([])
+
+
+def mnist_data() -> Data:
+    """MNIST where BPFREE_DATA has it, else noise of its shape: the work is the same."""
+    if folder := os.environ.get("BPFREE_DATA"):
+        data = datasets.load("mnist", Path(folder), 0.1)
+    else:
+        images = torch.randint(256, (54_000, 1, 28, 28), dtype=torch.uint8)
+        part = (images, torch.randint(10, (54_000,)))
+        data = Data(Task("mnist", (1, 28, 28), 10, (0.13,), (0.31,)), part, part, part, "")
+    nothing = (data.val[0][:0], data.val[1][:0])
+    return dataclasses.replace(data, val=nothing)  # the epoch alone, without its validation
+
+
+@pytest.mark.parametrize("name", ["backprop", "hff", "mono-forward", "ff"])
+def test_engine_against_bare_loop(name: str, benchmark: Any, tmp_path: Path) -> None:
+    """Median over interleaved rounds of (epoch through the engine) / (bare loop) <= 1.10."""
+    torch.set_num_threads(local.usable_cores())
+    data = mnist_data()
+    cell = Cell.of(name, {}, "mlp-3x1000", "mnist", Protocol(epochs=1), 0)
+    job = Job(cell, "bench", "table1", "bench", "make bench", tmp_path)
+    store = Store(tmp_path)
+    method = engine.build(cell, data.task, CPU)
+    x_all, y_all = datasets.prepare(data.train[0], data.task), data.train[1]
+    batch, n = cell.protocol.batch_size, len(y_all)
+    bare_s: list[float] = []
+    engine_s: list[float] = []
+
+    def bare_epoch() -> None:
+        order = torch.randperm(n)
+        method.train()
+        steps = n // batch
+        for i in range(steps):
+            index = order[i * batch : (i + 1) * batch]
+            method.train_step(x_all[index], y_all[index], "all", i / steps)
+
+    def engine_epoch() -> None:
+        start = time.perf_counter()
+        trial = Trial(job, CPU)
+        claim = Claim(store.live_dir / "bench.json", {})
+        trial._train(method, data, engine.Checkpoint(store, cell), lambda: False,
+                     lambda progress: claim.renew(**progress))  # fmt: skip
+        engine_s.append(time.perf_counter() - start)
+
+    def setup() -> None:
+        start = time.perf_counter()
+        bare_epoch()
+        bare_s.append(time.perf_counter() - start)
+
+    benchmark.pedantic(engine_epoch, setup=setup, rounds=ROUNDS, warmup_rounds=1)
+    ratios = [e / b for e, b in zip(engine_s[1:], bare_s[1:], strict=True)]
+    median = statistics.median(ratios)
+    benchmark.extra_info["median ratio engine / bare"] = round(median, 3)
+    print(f"\n{name}: engine / bare = {median:.3f} (of {sorted(round(r, 3) for r in ratios)})")
+    assert median <= 1.10

@@ -1,0 +1,167 @@
+"""The command line: wrong requests end with one line and status 2, before any work."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from suites import run, status
+
+ROOT = Path(__file__).parent.parent
+
+
+def refused(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path, default: bool = True
+) -> str:
+    """Runs a request that must be refused; returns its one line."""
+    if default:
+        arguments = [*arguments, "--results-dir", str(tmp_path / "r"), "--report-dir",
+                     str(tmp_path / "p")]  # fmt: skip
+    with pytest.raises(SystemExit) as end:
+        run.main(arguments)
+    out, err = capsys.readouterr()
+    assert end.value.code == 2
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1, err
+    assert not list(tmp_path.glob("r/records/*")) and not list(tmp_path.glob("r/plans/*"))
+    return err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["table7"], ["unknown suite 'table7'", "did you mean 'table1'"]),
+        (["table1", "--methods", "hhf"], ["unknown method 'hhf'", "did you mean 'hff'"]),
+        (["table1", "--methods", "greedy-simm"], ["did you mean 'greedy-sim'"]),
+        (["table1", "--datasets", "minst"], ["unknown dataset", "did you mean 'mnist'"]),
+        (["table1", "--architectures", "resnet"], ["unknown architecture", "'resnet18'"]),
+        (["table1", "--profile", "papr"], ["unknown profile", "did you mean 'paper'"]),
+        (["table1", "--datasets", "mnist"], ["mnist", "--data-dir"]),
+        (["table1", "--datasets", "mnist", "--data-dir", "/no/such"], ["/no/such", "not exist"]),
+        (["table1", "--epochs", "0"], ["--epochs", "at least 1", "0"]),
+        (["table1", "--epochs", "-3"], ["--epochs", "at least 1", "-3"]),
+        (["table1", "--seeds", "0"], ["--seeds", "at least 1"]),
+        (["table1", "--seeds", "-1"], ["--seeds", "at least 1", "-1"]),
+        (["table1", "--seeds", "many"], ["--seeds", "many"]),
+        (["table1", "--workers", "0"], ["--workers", "at least 1"]),
+        (["table1", "--frobnicate"], ["--frobnicate"]),
+        (["table1", "--plugin", "/no/such.py"], ["/no/such.py", "does not exist"]),
+        (["table1", "--checkpoint-every", "-1"], ["--checkpoint-every"]),
+        (["table1", "--device", "tpu"], ["tpu"]),
+        ([], ["which suite"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_wrong_requests(
+    arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    line = refused(arguments, capsys, tmp_path)
+    for word in words:
+        assert word in line
+
+
+def test_cuda_without_cuda(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "no CUDA device" in refused(["table1", "--device", "cuda"], capsys, tmp_path)
+
+
+@pytest.mark.parametrize("option", ["--results-dir", "--report-dir"])
+def test_unwritable_folders(
+    option: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    other = {"--results-dir": "--report-dir", "--report-dir": "--results-dir"}[option]
+    line = refused(
+        ["table1", option, str(tmp_path / "file" / "sub"), other, str(tmp_path / "r")],
+        capsys, tmp_path, default=False,
+    )  # fmt: skip
+    assert str(tmp_path / "file" / "sub") in line and option in line
+
+
+def test_broken_plugins_are_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for content, words in (
+        ("import nothing_like_this", "ModuleNotFoundError"),
+        ("def (", "SyntaxError"),
+        ("x = 1", "registers no method"),
+    ):
+        plugin = tmp_path / "mine.py"
+        plugin.write_text(content)
+        line = refused(["table1", "--plugin", str(plugin)], capsys, tmp_path)
+        assert str(plugin) in line and words in line
+
+
+def test_status_of_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as end:
+        status.main(["table1", "--results-dir", str(tmp_path)])
+    assert end.value.code == 2
+    assert "suites.run table1" in capsys.readouterr().err
+
+
+def test_list_and_dry_run_do_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run.main(["--list"]) == 0
+    out = capsys.readouterr().out
+    for word in ("table1", "quick", "standard", "paper", "hff", "greedy-sim", "cifar100", "vgg8b"):
+        assert word in out
+    assert run.main(["table1", "--dry-run", "--results-dir", str(tmp_path / "r")]) == 0
+    out = capsys.readouterr().out
+    assert "45 cells, 45 to train; nothing was run" in out
+    assert "cannot     ff on digits/cnn-small" in out
+    assert not (tmp_path / "r").exists()
+
+
+def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        run.main(["--help"])
+    assert end.value.code == 0
+    out = capsys.readouterr().out
+    assert "examples:" in out and "--plugin" in out and "Ctrl-C" in out
+
+
+def _run(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "suites.run", "table1", "--methods", "backprop", "hff", "ff",
+         "--epochs", "1", "--seeds", "1", "--results-dir", str(folder / "r"),
+         "--report-dir", str(folder / "p"), *more],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+def test_main_job_end_to_end(tmp_path: Path) -> None:
+    """A small table from nothing; again without training; with a damaged record; with a plug-in."""
+    first = _run(tmp_path)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "5 cells, 0 on record, 5 to train" in first.stdout
+    paths = [Path(line) for line in first.stdout.splitlines() if line.startswith(str(tmp_path))]
+    assert {p.suffix for p in paths} >= {".html", ".tex", ".csv", ".pdf"}
+    assert all(p.stat().st_size > 0 for p in paths)
+    assert (
+        "the label is written into the first pixels"
+        in (tmp_path / "p/table1/index.html").read_text()
+    )
+
+    again = _run(tmp_path)
+    assert again.returncode == 0 and "5 on record, 0 to train" in again.stdout
+    assert status.main(["table1", "--results-dir", str(tmp_path / "r")]) == 0
+
+    victim = sorted((tmp_path / "r/records").glob("*.json"))[0]
+    before = json.loads(victim.read_text())
+    victim.write_text(victim.read_text()[:100])
+    mended = _run(tmp_path)
+    assert mended.returncode == 0 and "4 on record, 1 to train" in mended.stdout
+    assert victim.name in mended.stderr and "set aside" in mended.stderr
+    assert json.loads(victim.read_text())["metrics"] == before["metrics"]
+    assert len(list((tmp_path / "r/set-aside").iterdir())) == 1
+
+    from tests.test_contract import PLUGIN
+
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    more = _run(tmp_path, "--plugin", str(tmp_path / "mine.py"), "--methods", "backprop", "mine")
+    assert more.returncode == 0, more.stdout + more.stderr
+    page = (tmp_path / "p/table1/index.html").read_text()
+    assert "Mine" in page and "only fully connected blocks" in page
