@@ -6,7 +6,6 @@ Exit status: 0 every check passes, 1 some check fails, 2 the request is wrong.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from methods import METHODS, PluginError
 from suites import contract, local
 from suites.architectures import ARCHITECTURES
 from suites.engine import use_deterministic_algorithms
-from suites.run import Parser, fail
+from suites.run import Parser, exit_with, fail
 from suites.suite import RequestError, choose, rows_of
 
 
@@ -89,4 +88,4 @@ def report(methods: list[str], architectures: list[str], console: Console) -> in
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -276,7 +276,12 @@ DATASETS: dict[str, Dataset] = {
             sha256="32e5966899bde482c0ef7d076bf69809b4b1488c806f657a814cfca4646ec493",
         ),
         Dataset(
-            "cifar100", 100, (3, 32, 32), _torchvision("CIFAR100"), folder="cifar-100-python"
+            "cifar100",
+            100,
+            (3, 32, 32),
+            _torchvision("CIFAR100"),
+            folder="cifar-100-python",
+            sha256="b41e29387b788506ced6a48cea527c65d6387e1598add60c84d6995abf0b21fa",
         ),
         Dataset("svhn", 10, (3, 32, 32), _torchvision("SVHN"), folder="*_32x32.mat"),
     )

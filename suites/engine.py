@@ -228,7 +228,8 @@ class Trial:
         clock = Clock(self.device, progress.train_s)
         saved_at = time.monotonic()
 
-        for epoch in range(progress.step // per_epoch, protocol.epochs):
+        # an epoch is over when it has been validated, not when its last step is done
+        for epoch in range(len(progress.curves["epoch"]), protocol.epochs):
             order = _order(cell, epoch, n, self.device)
             losses = torch.full((per_epoch,), float("nan"), device=self.device)
             first = progress.step - epoch * per_epoch

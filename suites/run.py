@@ -10,7 +10,7 @@ import argparse
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -59,6 +59,16 @@ def fail(message: str) -> NoReturn:
     """Ends the program with one line and exit status 2."""
     sys.stderr.write("error: " + " ".join(message.split()) + "\n")
     raise SystemExit(2)
+
+
+def exit_with(main: Callable[[], int]) -> NoReturn:
+    """Ends the program with main's exit status; Ctrl-C before any work is 130, without a trace."""
+    try:
+        status = main()
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        status = 130
+    raise SystemExit(status)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -366,4 +376,4 @@ def show_dry_run(console: Console, request: Request, store: Store) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -17,7 +17,7 @@ from rich.table import Table as TextTable
 
 from results.record import RecordError
 from results.store import Plan, Store, Summary
-from suites.run import SUITES, Parser, fail
+from suites.run import SUITES, Parser, exit_with, fail
 from suites.suite import RequestError, choose
 
 
@@ -104,4 +104,4 @@ def _state(cell: dict[str, str], summary: Summary, live: dict[str, dict[str, obj
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

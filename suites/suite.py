@@ -227,10 +227,16 @@ def why_not(
     reason = ARCHITECTURES[architecture].refuse(task)
     if reason is not None:
         return reason
-    config = resolve_config(cls, settings)
-    with torch.device("meta"):  # shapes without memory
-        blocks = ARCHITECTURES[architecture].blocks(task, cls.style(config))
-    return cls.refuse(blocks, task, config)
+    try:
+        config = resolve_config(cls, settings)
+        with torch.device("meta"):  # shapes without memory
+            blocks = ARCHITECTURES[architecture].blocks(task, cls.style(config))
+        return cls.refuse(blocks, task, config)
+    except Exception as error:  # a third party's code; its author needs the place
+        raise RequestError(
+            f"method {cls.name!r} cannot be asked whether it can train {architecture} "
+            f"({type(error).__name__}: {error}); `python -m suites.check` helps to find out why"
+        ) from error
 
 
 def _describe(row: Row) -> dict[str, Any]:

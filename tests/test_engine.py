@@ -76,9 +76,10 @@ def test_a_cell_claimed_by_another_process_is_left_alone(tmp_path: Path) -> None
     assert engine.run(work).status == "busy"
 
 
+@pytest.mark.parametrize("every", [7, 20], ids=["in mid-epoch", "at the last step of an epoch"])
 @pytest.mark.parametrize("method", ["backprop", "ff", "greedy", "noprop"])
-def test_stopping_and_resuming_changes_no_bit(method: str, tmp_path: Path) -> None:
-    """Stopped at odd places, in the middle of epochs, again and again."""
+def test_stopping_and_resuming_changes_no_bit(method: str, every: int, tmp_path: Path) -> None:
+    """Stopped again and again; 20 steps make one epoch, two epochs the run."""
     change = {"protocol": {"augmentation": "crop"}}
     if method == "noprop":
         change["settings"] = {"steps": 3}
@@ -87,7 +88,7 @@ def test_stopping_and_resuming_changes_no_bit(method: str, tmp_path: Path) -> No
     work = job(tmp_path / "parts", method, **change)
     sessions = 0
     while True:
-        countdown = [7]
+        countdown = [every]
 
         def stop(countdown: list[int] = countdown) -> bool:
             countdown[0] -= 1
@@ -97,7 +98,7 @@ def test_stopping_and_resuming_changes_no_bit(method: str, tmp_path: Path) -> No
         if engine.run(work, stop).status == "ok":
             break
     record = record_of(work)
-    assert sessions == record["sessions"] == 6  # 40 steps, 7 at a time
+    assert sessions == record["sessions"] == {7: 6, 20: 3}[every]
     assert results(record) == results(record_of(whole))
 
 

@@ -1,0 +1,74 @@
+"""What all tests share: the dataset folder, and the rule that a full check hides no skip.
+
+Read from the environment:
+  BPFREE_DATA=DIR        real datasets, laid out as torchvision does (DIR/MNIST/raw/...)
+  BPFREE_REQUIRE_DATA=1  a test that finds no dataset folder fails instead of being skipped
+  BPFREE_NO_SKIP=1       the session fails when a test was skipped that could have been run
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# What a machine may honestly lack. Any other skip hides a test that should have run.
+TOLERATED = ("needs a GPU", "needs pdflatex", "needs a SLURM")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of the real datasets, from BPFREE_DATA."""
+    named = os.environ.get("BPFREE_DATA")
+    if named:
+        folder = Path(named)
+        if not folder.is_dir():
+            pytest.fail(f"BPFREE_DATA={named} is not a folder")
+        return folder
+    if os.environ.get("BPFREE_REQUIRE_DATA") == "1":
+        pytest.fail("BPFREE_REQUIRE_DATA=1, but BPFREE_DATA names no dataset folder")
+    pytest.skip("needs a dataset folder: set BPFREE_DATA")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests on real data, so that `-m "not data"` leaves them out."""
+    for item in items:
+        if "data_dir" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.data)
+
+
+class _SkipWatch:
+    """Collects the skips that are not tolerated."""
+
+    def __init__(self) -> None:
+        self.hidden: list[tuple[str, str]] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.skipped and not hasattr(report, "wasxfail"):
+            self._note(report.nodeid, report.longrepr)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.skipped:  # a whole module, by importorskip or at its top
+            self._note(report.nodeid, report.longrepr)
+
+    def _note(self, nodeid: str, longrepr: object) -> None:
+        text = longrepr[2] if isinstance(longrepr, tuple) else str(longrepr)
+        reason = text.removeprefix("Skipped: ")
+        if not reason.startswith(TOLERATED):
+            self.hidden.append((nodeid, reason))
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self.hidden:
+            terminalreporter.section("skipped, although BPFREE_NO_SKIP=1", red=True)
+            for nodeid, reason in self.hidden:
+                terminalreporter.line(f"{nodeid}: {reason}")
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self.hidden and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if os.environ.get("BPFREE_NO_SKIP") == "1":
+        config.pluginmanager.register(_SkipWatch(), "bpfree-skip-watch")
