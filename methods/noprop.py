@@ -68,9 +68,8 @@ def posterior(bars: list[float], t: int) -> tuple[float, float, float]:
 class DenoisingBlock(nn.Module):
     """û_t: a noisy label and an image in, class logits out (Figure 6, discrete time).
 
-    Differs: the image encoder is the architecture under test and ends in its activation; where
-        its last block is not 256 wide a linear layer maps it to 256. With `cnn-small` it is the
-        paper's encoder but for the ReLU before the last batch norm.
+    Differs: the image encoder is the architecture under test. `cnn-small` is the paper's; where
+        the last block of another is not 256 wide, a linear layer behind it maps it to 256.
     """
 
     def __init__(self, encoder: Blocks, n_classes: int, p_drop: float, rng: Generator) -> None:
@@ -79,6 +78,8 @@ class DenoisingBlock(nn.Module):
         self.p_drop = p_drop
         self._rng = rng
         width = encoder[-1].out_features
+        if width == 256:  # as in the paper, nothing stands between the last weights and the norm
+            encoder[-1].activation = nn.Identity()
         self.image = nn.Sequential(
             nn.Identity() if width == 256 else nn.Linear(width, 256), nn.BatchNorm1d(256)
         )

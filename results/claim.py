@@ -77,9 +77,7 @@ class Claim:
         now = time.monotonic()
         if now - self._renewed >= RENEW_S:
             self._renewed = now
-            write_atomically(
-                self.path, json.dumps({**self._about, **progress, "at": time.time()})
-            )
+            write_atomically(self.path, json.dumps({**self._about, **progress, "at": time.time()}))
 
     def release(self) -> None:
         """Gives the cell back."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import pickle
 import time
@@ -75,11 +76,13 @@ class Outcome:
         status: that of the record, or "busy" when another process is at work on the cell, or
             "stopped" when the run was asked to stop.
         warnings: what the user should read, such as a checkpoint that was set aside.
+        test_pct: test accuracy of the headline readout, in percent, where there is one.
     """
 
     status: str
     reason: str | None = None
     warnings: tuple[str, ...] = ()
+    test_pct: float | None = None
 
 
 @dataclass
@@ -138,7 +141,13 @@ def run(
         store.publish(record)
         if record["status"] in FINAL:
             checkpoint.remove()
-        return Outcome(record["status"], record["reason"], tuple(record["warnings"]))
+        test = record["metrics"].get("test", {})
+        return Outcome(
+            record["status"],
+            record["reason"],
+            tuple(record["warnings"]),
+            next((readout["accuracy_pct"] for readout in test.values()), None),
+        )
     except Stopped:
         return Outcome("stopped")
     finally:
@@ -152,10 +161,10 @@ def attempt(
     report: Callable[[dict[str, Any]], None],
 ) -> Record:
     """The record of one attempt at a cell, whatever becomes of it. Raises Stopped only."""
-    trial = Trial(job, torch.device(job.device))
+    trial = Trial(job, torch.device(job.device), checkpoint, stop, report)
     status, reason, error = "ok", None, None
     try:
-        trial.run(checkpoint, stop, report)
+        trial.run()
     except Diverged as event:
         status, reason = "diverged", str(event)
     except torch.OutOfMemoryError as event:
@@ -173,8 +182,18 @@ def attempt(
 class Trial:
     """One attempt at a cell: builds it, trains it, reads the test set once."""
 
-    def __init__(self, job: Job, device: torch.device) -> None:
+    def __init__(
+        self,
+        job: Job,
+        device: torch.device,
+        checkpoint: Checkpoint,
+        stop: Callable[[], bool] = lambda: False,
+        report: Callable[[dict[str, Any]], None] = lambda progress: None,
+    ) -> None:
         self.job, self.cell, self.device = job, job.cell, device
+        self.checkpoint, self.stop, self.report = checkpoint, stop, report
+        self.batch = job.cell.protocol.batch_size
+        self.position: dict[str, Any] = {}
         self.progress = Progress(started_at=_now())
         self.metrics: dict[str, Any] = {}
         self.cost: dict[str, Any] = {}
@@ -183,12 +202,8 @@ class Trial:
         self.test_images_per_s: float | None = None
         self.warnings: list[str] = []
 
-    def run(
-        self,
-        checkpoint: Checkpoint,
-        stop: Callable[[], bool],
-        report: Callable[[dict[str, Any]], None],
-    ) -> None:
+    def run(self) -> None:
+        """Trains from the checkpoint, or from the start, and tests."""
         protocol = self.cell.protocol
         cpu_data = datasets.load(self.cell.dataset, self.job.data_dir, protocol.val_fraction)
         self.data_sha256 = cpu_data.sha256
@@ -198,30 +213,37 @@ class Trial:
         peak = environment.PeakMemory(self.device)
         method = build(self.cell, data.task, self.device)
         try:
-            saved = checkpoint.load(method)
+            saved = self.checkpoint.load(method)
         except CorruptCheckpoint as event:
             self.warnings.append(f"checkpoint set aside, the cell starts anew: {event}")
             saved, method = None, build(self.cell, data.task, self.device)
         if saved is not None:
             self.progress = saved
         self.progress.sessions += 1
-        self._train(method, data, checkpoint, stop, report)
-        self.memory = peak.read()
-        self._test(method, data)
+        try:
+            self.train(method, data)
+        finally:
+            self.memory = peak.read()
+        if self.progress.train_s > self.job.checkpoint_s:
+            self.checkpoint.save(method, self.progress)  # reading the test set may take long, too
+        with self._saving_when_stopped(method):
+            self._test(method, data)
+
+    @contextlib.contextmanager
+    def _saving_when_stopped(self, method: Method) -> Iterator[None]:
+        try:
+            yield
+        except Stopped:
+            self.checkpoint.save(method, self.progress)
+            raise
 
     # ------------------------------------------------------------------- training
 
-    def _train(
-        self,
-        method: Method,
-        data: Data,
-        checkpoint: Checkpoint,
-        stop: Callable[[], bool],
-        report: Callable[[dict[str, Any]], None],
-    ) -> None:
+    def train(self, method: Method, data: Data) -> None:
+        """Trains the epochs that are left. Raises Stopped, with a checkpoint, and Diverged."""
         cell, protocol, progress = self.cell, self.cell.protocol, self.progress
         n = len(data.train[1])
-        batch = min(protocol.batch_size, n)
+        batch = self.batch = min(protocol.batch_size, n)
         per_epoch = n // batch  # an incomplete last batch is left out
         steps = per_epoch * protocol.epochs
         phase_of = _phases(method, steps)
@@ -246,21 +268,22 @@ class Trial:
                     progress.step = done + 1
                     if (i + 1) % LOSS_CHECK_STEPS == 0:
                         _check_finite(losses[: i + 1], epoch * per_epoch)
-                    report(self._position(epoch, steps))
-                    asked = stop()
+                    self._tell(epoch, steps)
+                    asked = self.stop()
                     if asked or time.monotonic() - saved_at >= self.job.checkpoint_s:
                         with clock.paused():
                             progress.losses = losses[: i + 1].tolist()
                             progress.train_s = clock.seconds
-                            checkpoint.save(method, progress)
+                            self.checkpoint.save(method, progress)
                             saved_at = time.monotonic()
                         if asked:
                             raise Stopped
             _check_finite(losses, epoch * per_epoch)
             progress.train_s = clock.seconds
-            progress.losses = []
-            self._end_epoch(method, data, epoch, float(losses.mean()))
-            report(self._position(epoch, steps))
+            progress.losses = losses.tolist()
+            with self._saving_when_stopped(method):
+                self._end_epoch(method, data, epoch)
+            self._tell(epoch, steps)
 
     def _images(self, data: Data, index: Tensor, epoch: int, i: int) -> Tensor:
         kind = self.cell.protocol.augmentation
@@ -269,31 +292,39 @@ class Trial:
             rng = generator(self.device, self.cell.seed, self.cell.dataset, "augment", epoch, i)
         return datasets.prepare(data.train[0][index], data.task, kind, rng)
 
-    def _position(self, epoch: int, steps: int) -> dict[str, Any]:
+    def _tell(self, epoch: int, steps: int) -> None:
         accuracies = self.progress.curves["val_accuracy_pct"]
-        return {
+        self.position = {
             "epoch": epoch + 1,
             "epochs": self.cell.protocol.epochs,
             "step": self.progress.step,
             "steps": steps,
             "val": accuracies[-1] if accuracies else None,
         }
+        self.report(self.position)
 
-    def _end_epoch(self, method: Method, data: Data, epoch: int, loss: float) -> None:
+    def _end_epoch(self, method: Method, data: Data, epoch: int) -> None:
         """Validates with the headline readout and adds a point to the curves."""
-        progress = self.progress
+        progress, curves = self.progress, self.progress.curves
         clock = Clock(self.device, progress.eval_s)
-        curves = progress.curves
+        if len(data.val[1]):
+            rng = generator(self.device, self.cell.seed, "validate", epoch)
+            headline = method.traits.readouts[0]
+            with clock.running():
+                score = evaluate(method, data.val, data.task, headline, rng, self._alive)
+            curves["val_accuracy_pct"].append(score["accuracy_pct"])
+            curves["val_loss"].append(score["loss"])
         curves["epoch"].append(epoch + 1)
-        curves["train_loss"].append(loss)
+        curves["train_loss"].append(math.fsum(progress.losses) / len(progress.losses))
         curves["train_s"].append(progress.train_s)
-        with clock.running():
-            if len(data.val[1]):
-                rng = generator(self.device, self.cell.seed, "validate", epoch)
-                score = evaluate(method, data.val, data.task, method.traits.readouts[0], rng)
-                curves["val_accuracy_pct"].append(score["accuracy_pct"])
-                curves["val_loss"].append(score["loss"])
+        progress.losses = []
         progress.eval_s = clock.seconds
+
+    def _alive(self) -> None:
+        """Called in the course of an evaluation: it may take long enough to be thought dead."""
+        self.report(self.position)
+        if self.stop():
+            raise Stopped
 
     # -------------------------------------------------------------------- reading
 
@@ -312,12 +343,15 @@ class Trial:
                     scores = [
                         evaluate(
                             method, part, data.task, readout,
-                            generator(self.device, self.cell.seed, split, draw),
+                            generator(self.device, self.cell.seed, split, draw), self._alive,
                         )
                         for draw in range(draws)
                     ]  # fmt: skip
                 self.metrics[split][readout] = {
-                    k: sum(s[k] for s in scores) / draws for k in scores[0]
+                    "accuracy_pct": sum(s["accuracy_pct"] for s in scores) / draws,
+                    "loss": sum(s["loss"] for s in scores) / draws,
+                    "n": len(part[1]),
+                    "draws": draws,
                 }
                 if split == "test" and readout == method.traits.readouts[0]:
                     self.test_images_per_s = draws * len(part[1]) / (clock.seconds - before)
@@ -328,8 +362,7 @@ class Trial:
     def record(self, status: str, reason: str | None, error: str | None) -> Record:
         """The record of this attempt; see results/record.py for the fields."""
         progress, cell = self.progress, self.cell
-        n_train = progress.step * cell.protocol.batch_size
-        rate = n_train / progress.train_s if progress.train_s else None
+        rate = progress.step * self.batch / progress.train_s if progress.train_s else None
         return {
             "schema": SCHEMA,
             "key": cell.key,
@@ -362,7 +395,8 @@ class Trial:
 
 def accident(job: Job, status: str, reason: str) -> Record:
     """The record of a cell whose process did not live to write one (killed, lost, timeout)."""
-    return Trial(job, torch.device("cpu")).record(status, reason, None)
+    checkpoint = Checkpoint(Store(job.results_dir), job.cell)
+    return Trial(job, torch.device("cpu"), checkpoint).record(status, reason, None)
 
 
 def build(cell: Cell, task: Task, device: torch.device) -> Method:
@@ -381,15 +415,25 @@ def build(cell: Cell, task: Task, device: torch.device) -> Method:
 
 @torch.no_grad()
 def evaluate(
-    method: Method, part: Images, task: Task, readout: str, rng: torch.Generator
+    method: Method,
+    part: Images,
+    task: Task,
+    readout: str,
+    rng: torch.Generator,
+    alive: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """Accuracy in percent and mean cross-entropy of a readout over images; one wait at the end."""
+    """Accuracy in percent and mean cross-entropy of a readout over images; one wait at the end.
+
+    Args:
+        alive: called once a batch.
+    """
     images, labels = part
     was_training = method.training
     method.eval()
     right = torch.zeros((), dtype=torch.int64, device=labels.device)
     loss = torch.zeros((), dtype=torch.float64, device=labels.device)
     for start in range(0, len(labels), EVAL_BATCH):
+        alive()
         y = labels[start : start + EVAL_BATCH]
         scores = method.logits(
             datasets.prepare(images[start : start + EVAL_BATCH], task), readout, rng
@@ -398,7 +442,7 @@ def evaluate(
         loss += F.cross_entropy(scores, y, reduction="sum")
     method.train(was_training)
     n = len(labels)
-    return {"accuracy_pct": 100 * int(right) / n, "loss": float(loss) / n, "n": n}
+    return {"accuracy_pct": 100 * int(right) / n, "loss": float(loss) / n}
 
 
 def measure_cost(cell: Cell, data: Data, device: torch.device) -> dict[str, Any]:

@@ -94,15 +94,14 @@ class Display:
         self._bars.update(self._total, completed=done)
         for warning in outcome.warnings:
             self.console.print(f"warning: {job.label}: {warning}", markup=False, style="yellow")
-        if outcome.status == "ok" and self.console.is_terminal:
-            return
         text = f"[{done}/{len(self.jobs)}] {job.label}: {outcome.status}"
+        if outcome.test_pct is not None:
+            text += f", {outcome.test_pct:.2f} % on test"
         if outcome.reason:
             text += f" ({outcome.reason})"
-        elapsed = time.monotonic() - self._begun
         self.console.print(
-            f"{text}, {elapsed:.0f} s since the start",
+            f"{text}, {time.monotonic() - self._begun:.0f} s since the start",
             markup=False,
-            style=None if outcome.status == "ok" else "red",
             highlight=False,
+            style=None if outcome.status == "ok" else "red",
         )

@@ -66,10 +66,10 @@ def test_engine_against_bare_loop(name: str, benchmark: Any, tmp_path: Path) -> 
 
     def engine_epoch() -> None:
         start = time.perf_counter()
-        trial = Trial(job, CPU)
         claim = Claim(store.live_dir / "bench.json", {})
-        trial._train(method, data, engine.Checkpoint(store, cell), lambda: False,
-                     lambda progress: claim.renew(**progress))  # fmt: skip
+        checkpoint = engine.Checkpoint(store, cell)
+        trial = Trial(job, CPU, checkpoint, report=lambda progress: claim.renew(**progress))
+        trial.train(method, data)
         engine_s.append(time.perf_counter() - start)
 
     def setup() -> None:

@@ -79,7 +79,7 @@ def test_a_cell_claimed_by_another_process_is_left_alone(tmp_path: Path) -> None
 @pytest.mark.parametrize("every", [7, 20], ids=["in mid-epoch", "at the last step of an epoch"])
 @pytest.mark.parametrize("method", ["backprop", "ff", "greedy", "noprop"])
 def test_stopping_and_resuming_changes_no_bit(method: str, every: int, tmp_path: Path) -> None:
-    """Stopped again and again; 20 steps make one epoch, two epochs the run."""
+    """Stopped again and again after some steps; 20 steps make one epoch, two epochs the run."""
     change = {"protocol": {"augmentation": "crop"}}
     if method == "noprop":
         change["settings"] = {"steps": 3}
@@ -87,19 +87,40 @@ def test_stopping_and_resuming_changes_no_bit(method: str, every: int, tmp_path:
     engine.run(whole)
     work = job(tmp_path / "parts", method, **change)
     sessions = 0
-    while True:
-        countdown = [every]
-
-        def stop(countdown: list[int] = countdown) -> bool:
-            countdown[0] -= 1
-            return countdown[0] == 0
-
+    while sessions < 10:
+        seen: list[int] = []
         sessions += 1
-        if engine.run(work, stop).status == "ok":
+        done = engine.run(
+            work,
+            stop=lambda seen=seen: bool(seen) and seen[-1] - seen[0] == every - 1,
+            watch=lambda progress, seen=seen: seen.extend([progress["step"]] if progress else []),
+        )
+        if done.status == "ok":
             break
     record = record_of(work)
     assert sessions == record["sessions"] == {7: 6, 20: 3}[every]
     assert results(record) == results(record_of(whole))
+
+
+def test_stopping_while_images_are_evaluated_changes_no_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped at every single batch of validation and test once, then let through."""
+    whole, work = job(tmp_path / "whole", "ff"), job(tmp_path / "parts", "ff")
+    engine.run(whole)
+    allowed = [0]
+
+    def alive(self: engine.Trial) -> None:
+        allowed[0] -= 1
+        if allowed[0] < 0:
+            raise engine.Stopped
+
+    monkeypatch.setattr(engine.Trial, "_alive", alive)
+    for n in range(20):
+        allowed[0] = n
+        if engine.run(work).status == "ok":
+            break
+    assert results(record_of(work)) == results(record_of(whole))
 
 
 def test_a_corrupt_checkpoint_is_set_aside_and_the_cell_starts_anew(tmp_path: Path) -> None:
