@@ -1,0 +1,235 @@
+"""From a plan and its records to the table: every run in its place, summaries, marks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from reports.plan import check_plan
+from reports.statistics import Estimate, estimate, holm_rejects, paired_p_value
+from reports.table import (
+    ACCIDENTS,
+    Cell,
+    Claim,
+    Column,
+    Lookup,
+    Published,
+    Row,
+    Run,
+    Table,
+    lower_is_better,
+)
+from results.record import Record
+from results.store import Plan
+
+
+def build_table(
+    plan: Plan,
+    records: Mapping[str, Record],
+    live: Mapping[str, Mapping[str, Any]] | None = None,
+    published: Lookup | None = None,
+    set_aside: Iterable[str] = (),
+) -> Table:
+    """Puts records in the places that the plan gives them.
+
+    Args:
+        records: by key, of any status; live: signs of life by key.
+        published: looks published numbers up; None leaves them out.
+
+    Raises:
+        PlanError: the plan is not one this version can lay out.
+    """
+    check_plan(plan)
+    rows = tuple(_row(entry) for entry in plan["rows"])
+    columns = _columns(plan["columns"])
+    runs: dict[tuple[str, str], list[Run]] = {}
+    readout_of = {row.id: row.readout for row in rows}
+    for wanted in plan["cells"]:
+        record = records.get(wanted["key"])
+        run = _run(wanted, record, (live or {}).get(wanted["key"]), plan["headline"], readout_of)
+        runs.setdefault((wanted["row"], wanted["column"]), []).append(run)
+    unsupported = {(u["row"], u["column"]): str(u["reason"]) for u in plan["unsupported"]}
+    cells: dict[tuple[str, str], Cell] = {}
+    for column in columns:
+        for row in rows:
+            place = (row.id, column.id)
+            found = sorted(runs.get(place, []), key=lambda run: run.seed)
+            if found:
+                cell = _cell(row, column, tuple(found))
+            elif place in unsupported:
+                cell = Cell(row.id, column.id, "unsupported", reason=unsupported[place])
+            else:
+                cell = Cell(row.id, column.id, "missing", reason="not asked for by this plan")
+            if published is not None and plan["headline"]["metric"] == "accuracy_pct":
+                numbers = published(row.id, column.dataset, column.architecture)
+                cell = replace(cell, claims=_claims(numbers, cell.estimate))
+            cells[place] = cell
+    for column in columns:
+        cells.update(_marked([cells[row.id, column.id] for row in rows], plan["headline"]))
+    return Table(plan, rows, columns, cells, tuple(set_aside))
+
+
+def _row(entry: Mapping[str, Any]) -> Row:
+    return Row(
+        id=entry["id"],
+        label=str(entry.get("label") or entry["id"]),
+        method=str(entry.get("method") or entry["id"]),
+        source=str(entry.get("source") or ""),
+        readout=str(entry.get("readout") or "last"),
+        readouts=tuple(entry.get("readouts") or (entry.get("readout") or "last",)),
+        local=entry.get("local"),
+        description=str(entry.get("description") or ""),
+        differs=tuple(map(str, entry.get("differs") or ())),
+    )
+
+
+def _columns(entries: Sequence[Mapping[str, Any]]) -> tuple[Column, ...]:
+    datasets = list(dict.fromkeys(entry["dataset"] for entry in entries))
+    pairs = [(entry["dataset"], entry["architecture"]) for entry in entries]
+    columns = []
+    for entry in sorted(entries, key=lambda e: datasets.index(e["dataset"])):
+        dataset, architecture = entry["dataset"], entry["architecture"]
+        # Two protocols of one pair differ in their id alone, so that is what is shown.
+        unique = pairs.count((dataset, architecture)) == 1
+        label = architecture if unique else str(entry["id"]).removeprefix(f"{dataset}/")
+        columns.append(
+            Column(entry["id"], dataset, architecture, label, entry.get("protocol") or {})
+        )
+    return tuple(columns)
+
+
+def _run(
+    wanted: Mapping[str, Any],
+    record: Record | None,
+    sign: Mapping[str, Any] | None,
+    headline: Mapping[str, Any],
+    readout_of: Mapping[str, str],
+) -> Run:
+    status = record["status"] if record else "missing"
+    reason = record.get("reason") if record else None
+    value = None
+    # A live cell with a finished record is a leftover sign; one with an accident is a new try.
+    if sign is not None and status not in ("ok", "diverged"):
+        status = "running"
+        epoch, epochs = sign.get("epoch"), sign.get("epochs")
+        reason = None if epoch is None else f"epoch {epoch} of {epochs}"
+    elif record and status == "ok":
+        value = _headline(record, headline, readout_of[wanted["row"]])
+        if value is None:
+            status = "failed"
+            reason = f"the record holds no {headline['split']} {headline['metric']}"
+    stale = record is not None and record["code_sha"] != wanted["code_sha"]
+    return Run(
+        wanted["key"], wanted["seed"], status, None if reason is None else str(reason),
+        value, stale, record,
+    )  # fmt: skip
+
+
+def _headline(record: Record, headline: Mapping[str, Any], readout: str) -> float | None:
+    split, metric = headline["split"], headline["metric"]
+    if split in ("timings", "memory", "cost"):  # a suite may be about these
+        value = record[split].get(metric)
+    else:
+        value = record["metrics"].get(split, {}).get(readout, {}).get(metric)
+    return None if value is None else float(value)
+
+
+def _cell(row: Row, column: Column, runs: tuple[Run, ...]) -> Cell:
+    ok = [run for run in runs if run.status == "ok"]
+    statuses = {run.status for run in runs}
+    if len(ok) == len(runs):
+        state = "ok"
+    elif ok:
+        state = "partial"
+    elif "running" in statuses:
+        state = "running"
+    elif "diverged" in statuses:
+        state = "diverged"
+    else:
+        state = "failed" if statuses & set(ACCIDENTS) else "missing"
+    return Cell(
+        row.id,
+        column.id,
+        state,
+        runs,
+        estimate([run.value for run in ok if run.value is not None]),
+        why_incomplete(runs),
+        readouts=_readouts(ok),
+        cost=_cost(ok),
+    )
+
+
+def why_incomplete(runs: Sequence[Run]) -> str | None:
+    """'2 of 3 seeds diverged: loss is NaN; 1 of 3 seeds missing', or None when all are ok."""
+    parts: dict[tuple[str, str | None], int] = {}
+    for run in runs:
+        if run.status != "ok":
+            first_line = (run.reason or "").strip().partition("\n")[0]
+            place = (run.status, first_line or None)
+            parts[place] = parts.get(place, 0) + 1
+    lines = []
+    for (status, reason), n in parts.items():
+        seeds = "seed" if len(runs) == 1 else "seeds"
+        what = "out of memory" if status == "oom" else status
+        lines.append(f"{n} of {len(runs)} {seeds} {what}" + (f": {reason}" if reason else ""))
+    return "; ".join(lines) or None
+
+
+def _readouts(ok: Sequence[Run]) -> dict[str, dict[str, Estimate]]:
+    values: dict[str, dict[str, list[float]]] = {}
+    for run in ok:
+        for split, per_readout in (run.record or {})["metrics"].items():
+            for readout, metrics in per_readout.items():
+                if metrics.get("accuracy_pct") is not None:
+                    found = values.setdefault(split, {}).setdefault(readout, [])
+                    found.append(float(metrics["accuracy_pct"]))
+    return {
+        split: {name: e for name, v in per_readout.items() if (e := estimate(v)) is not None}
+        for split, per_readout in values.items()
+    }
+
+
+def _cost(ok: Sequence[Run]) -> dict[str, float]:
+    values: dict[str, list[float]] = {}
+    for run in ok:
+        for group in ("timings", "memory", "cost"):
+            for name, value in (run.record or {})[group].items():
+                if isinstance(value, int | float):
+                    values.setdefault(name, []).append(float(value))
+    return {name: sum(v) / len(v) for name, v in values.items()}
+
+
+def _claims(numbers: Sequence[Published], ours: Estimate | None) -> tuple[Claim, ...]:
+    return tuple(
+        Claim(
+            p.accuracy_pct, p.std, p.epochs, p.source,
+            None if ours is None else ours.mean - p.accuracy_pct,
+        )
+        for p in numbers
+    )  # fmt: skip
+
+
+def _marked(column: list[Cell], headline: Mapping[str, Any]) -> dict[tuple[str, str], Cell]:
+    """Marks the best complete cells of a column, and those that cannot be told from the best."""
+    complete = {c.row: c for c in column if c.state == "ok" and c.estimate is not None}
+    if len(complete) < 2:  # being the only one is no distinction
+        return {}
+    means = {row: c.estimate.mean for row, c in complete.items() if c.estimate}
+    top = (min if lower_is_better(headline["metric"]) else max)(means.values())
+    winner = complete[next(row for row in means if means[row] == top)]
+    marked = {row: replace(c, best=True) for row, c in complete.items() if means[row] == top}
+    rivals = [
+        c for row, c in complete.items()
+        if row not in marked and c.n_wanted >= 3
+        and [r.seed for r in c.runs] == [r.seed for r in winner.runs]
+    ]  # fmt: skip
+    p_values = [paired_p_value(_values(c), _values(winner)) for c in rivals]
+    for rival, rejected in zip(rivals, holm_rejects(p_values), strict=True):
+        if not rejected:
+            marked[rival.row] = replace(rival, tied=True)
+    return {(c.row, c.column): c for c in marked.values()}
+
+
+def _values(cell: Cell) -> tuple[float, ...]:
+    return cell.estimate.values if cell.estimate else ()

@@ -1,0 +1,154 @@
+"""Builds the report of a suite from what is stored: page, LaTeX, CSV and figures.
+
+    python -m reports.build table1
+
+Nothing is trained and nothing is changed: an unfinished sweep gives a report that says what is
+missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from reports.assemble import build_table
+from reports.plan import PlanError
+from reports.table import Lookup, Table
+from results.record import RecordError
+from results.store import Store, write_atomically
+
+
+class ReportError(ValueError):
+    """The report cannot be built; the message is one line: what, where, how to fix it."""
+
+
+def build(
+    suite: str, store: Store, out_dir: Path | str, published: Lookup | None = None
+) -> list[Path]:
+    """Writes the report of one suite to `<out_dir>/<suite>/` and returns the paths.
+
+    Args:
+        published: looks published numbers up; default is what `results.published` knows.
+
+    Raises:
+        ReportError: no plan or a broken one is stored, or a folder cannot be read or written.
+    """
+    if published is None:
+        from results.published import published
+    try:
+        table = read(suite, store, published)
+        for line in table.set_aside:
+            print(f"warning: not read: {_one_line(line)}", file=sys.stderr)
+        return write(table, Path(out_dir))
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise ReportError(
+            f"cannot build the report: {where}{error.strerror or error}; check the folder, or "
+            "choose others with --results-dir and --report-dir"
+        ) from error
+
+
+def read(suite: str, store: Store, published: Lookup | None = None) -> Table:
+    """The table of a suite as it stands now. Raises ReportError, OSError."""
+    try:
+        plan = store.read_plan(suite)
+        if plan is None:
+            raise ReportError(_no_plan(suite, store))
+        keys = [cell["key"] for cell in plan["cells"] if "key" in cell]
+        summary = store.read(keys)
+        return build_table(plan, summary.records, store.live(), published, summary.set_aside)
+    except (RecordError, PlanError, TypeError) as error:
+        raise ReportError(
+            f"the plan of suite {suite!r} in {store.plans_dir} cannot be read: {error}; write it "
+            f"anew with: python -m suites.run {suite}"
+        ) from error
+
+
+def _no_plan(suite: str, store: Store) -> str:
+    if not store.root.is_dir():
+        return f"no folder {store.root}; give the folder of the records with --results-dir"
+    known = sorted(path.stem for path in store.plans_dir.glob("*.json"))
+    close = difflib.get_close_matches(suite, known, n=1, cutoff=0.5)
+    if close:
+        return f"no plan of suite {suite!r} in {store.plans_dir}; did you mean {close[0]!r}?"
+    if known:
+        return f"no plan of suite {suite!r} in {store.plans_dir}; stored: {', '.join(known)}"
+    return f"no plan in {store.plans_dir}; make one with: python -m suites.run {suite}"
+
+
+def write(table: Table, out_dir: Path) -> list[Path]:
+    """Writes every file of the report, the page first. Raises OSError."""
+    # Imported here: they bring matplotlib and jinja2, which --help and most errors do without.
+    from reports import figures, frame, html, latex
+
+    suite = table.plan["suite"]
+    folder = out_dir / suite
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {
+        "index.html": html.render(table),
+        f"{suite}.tex": latex.render(table),
+        f"{suite}-standalone.tex": latex.render_standalone(table),
+        f"{suite}.csv": frame.to_csv(table),
+    }
+    for name, text in texts.items():
+        write_atomically(folder / name, text)
+    return [*(folder / name for name in texts), *figures.write_files(table, folder)]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"reports.build: {message}; see --help\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m reports.build",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Builds the report of a suite from the stored plan and records.\n"
+        "Nothing is trained; an unfinished sweep is shown with what is missing.",
+        epilog="written to <report-dir>/<suite>/:\n"
+        "  index.html               the page, one file, needs no network\n"
+        "  <suite>.tex              the table, to be read with \\input; needs booktabs\n"
+        "  <suite>-standalone.tex   the same as a document for pdflatex\n"
+        "  <suite>.csv              one line per wanted cell, every number\n"
+        "  accuracy, curves         figures, .pdf and .png\n\n"
+        "examples:\n"
+        "  python -m reports.build table1\n"
+        "  python -m reports.build table1 --results-dir /scratch/runs --report-dir ~/tables\n\n"
+        "exit status: 0 built, 2 the request is wrong or a folder cannot be used",
+    )
+    parser.add_argument("suite", help="name of a suite that has been run, such as table1")
+    parser.add_argument(
+        "--results-dir", type=Path, default=Path("results/runs"), metavar="DIR",
+        help="where plans and records are (default: results/runs)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--report-dir", type=Path, default=Path("reports/out"), metavar="DIR",
+        help="where the report goes (default: reports/out)",
+    )  # fmt: skip
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        paths = build(args.suite, Store(args.results_dir), args.report_dir)
+    except ReportError as error:
+        print(f"reports.build: {_one_line(str(error))}", file=sys.stderr)
+        return 2
+    for path in paths:
+        print(path)
+    return 0
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

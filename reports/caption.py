@@ -1,0 +1,97 @@
+"""What stands under every table: what was counted, how, and what is not there."""
+
+from __future__ import annotations
+
+from reports.formatting import plural, when
+from reports.statistics import MIN_SEEDS_FOR_INTERVAL
+from reports.table import ACCIDENTS, Table, lower_is_better
+
+METRICS = {
+    "accuracy_pct": "accuracy in percent",
+    "loss": "loss",
+    "train_images_per_s": "training speed in images per second",
+    "eval_images_per_s": "prediction speed in images per second",
+}
+
+
+def counts(table: Table) -> dict[str, int]:
+    """How many wanted cells (method, column, seed) are in which state; stale ones count twice.
+
+    `failed` covers out of memory, time-outs and killed runs. `unsupported` counts pairs of
+    method and column, since no seed of those is wanted.
+    """
+    statuses = [run.status for _, _, run in table.runs()]
+    return {
+        "wanted": len(statuses),
+        "ok": statuses.count("ok"),
+        "diverged": statuses.count("diverged"),
+        "failed": sum(statuses.count(s) for s in ACCIDENTS),
+        "running": statuses.count("running"),
+        "missing": statuses.count("missing"),
+        "stale": sum(run.stale for _, _, run in table.runs()),
+        "unsupported": sum(c.state == "unsupported" for c in table.cells.values()),
+    }
+
+
+def metric_text(table: Table) -> str:
+    """'Test accuracy in percent'."""
+    split = str(table.plan["headline"]["split"])
+    name = METRICS.get(table.metric, table.metric.replace("_", " "))
+    return (
+        name.capitalize()
+        if split in ("timings", "memory", "cost")
+        else (f"{ {'val': 'Validation'}.get(split, split.capitalize()) } {name}")
+    )
+
+
+def count_text(table: Table) -> str:
+    """'Of 42 cells (method, column, seed): 38 ok, 2 diverged, ...'."""
+    n = counts(table)
+    parts = [f"{n[state]} {state}" for state in ("ok", "diverged", "failed", "missing")]
+    if n["running"]:
+        parts.append(f"{n['running']} running")
+    text = f"Of {plural(n['wanted'], 'cell')} (method, column, seed): {', '.join(parts)}"
+    return f"{text}; {n['stale']} stale; {plural(n['unsupported'], 'pair')} not supported."
+
+
+def caption(table: Table) -> list[str]:
+    """The sentences of the caption, in order, as plain text."""
+    numbers = sorted({c.n_wanted for c in table.cells.values() if c.n_wanted})
+    n = "no" if not numbers else str(numbers[0])
+    if len(numbers) > 1:
+        n = f"{numbers[0]} to {numbers[-1]}"
+    sentences = [f"{metric_text(table)}, {n} {'seed' if n == '1' else 'seeds'} per entry."]
+    estimates = [c.estimate for c in table.cells.values() if c.estimate]
+    if any(e.half_width is not None for e in estimates):
+        sentences.append(
+            "Mean \u00b1 half-width of the 95 % Student-t interval over seeds;"
+            f" below {MIN_SEEDS_FOR_INTERVAL} ok seeds the single values are shown instead."
+        )
+    elif estimates:
+        sentences.append(
+            f"Single values, one per seed: fewer than {MIN_SEEDS_FOR_INTERVAL} ok seeds give no"
+            " interval."
+        )
+    sentences.append(
+        "Weights are those after the last epoch; the test set is read once, at the end; the"
+        " validation split is cut from the training set."
+    )
+    top = "lowest" if lower_is_better(table.metric) else "highest"
+    if any(c.best for c in table.cells.values()):
+        sentences.append(f"Bold: {top} mean of a column, among entries with all wanted seeds ok.")
+    if any(c.tied for c in table.cells.values()):
+        sentences.append(
+            "\u2248: not distinguishable from the best with these seeds (paired t test over seeds,"
+            " Holm-corrected within the column, 5 %)."
+        )
+    if counts(table)["stale"]:
+        sentences.append("\u2020: made in part by older sources than the current ones (stale).")
+    if any(c.claims for c in table.cells.values()):
+        sentences.append("Published: the source's own number, with ours minus it in parentheses.")
+    sentences.append(count_text(table))
+    newest = table.newest
+    sentences.append(
+        f"Newest record: {when(newest)}." if newest else "No cell has been run so far."
+    )
+    sentences.append(f"Profile: {table.plan['profile']}.")
+    return sentences

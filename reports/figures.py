@@ -1,0 +1,309 @@
+"""The figures: accuracy with intervals and learning curves, as inline SVG and as files.
+
+On the page a figure is one small SVG per column of the table, laid out by the browser, so that it
+is legible on a telephone; in the files the same panels share one sheet.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from reports.caption import metric_text
+from reports.table import Cell, Column, Row, Table
+
+# Okabe and Ito's colours, told apart with any colour vision; the yellow is left out, too light for
+# paper. Markers and dashes tell lines apart in greyscale. The page replaces every colour by a CSS
+# variable, which is how one SVG serves the light and the dark page.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1a1a1b")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (5, 1.4, 1.2, 1.4)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
+INK, MUTED, RULE = "#1a1a1a", "#6e6e6f", "#d9d9da"
+_VARIABLES = {c: f"var(--c{i})" for i, c in enumerate(COLOURS)} | {
+    INK: "var(--ink)",
+    MUTED: "var(--muted)",
+    RULE: "var(--rule)",
+}
+Draw = Callable[[Axes, Table, Column], None]
+FILE_TYPES = ("pdf", "png")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One column of the table as a picture."""
+
+    title: str
+    svg: str  # safe to put into a page as it is
+
+
+def accuracy_panels(table: Table) -> list[Panel]:
+    """One panel per column that has a value: mean, interval, single seeds, published number."""
+    height = 0.62 + 0.27 * len(table.rows)
+    columns = [c for c in table.columns if _has_value(table, c)]
+    return _panels(table, columns, draw_accuracy, (4.4, height))
+
+
+def curve_panels(table: Table) -> list[Panel]:
+    """One panel per column that has a curve: validation accuracy after each epoch."""
+    columns = [c for c in table.columns if any(_curve(table.cell(r, c)) for r in table.rows)]
+    return _panels(table, columns, draw_curves, (4.4, 2.9))
+
+
+def swatches(table: Table) -> list[tuple[str, str]]:
+    """(label of a method, SVG of its line and marker), the key to the curves."""
+    found = []
+    with _style():
+        for i, row in enumerate(table.rows):
+            figure = Figure(figsize=(0.42, 0.16))
+            axes = figure.add_axes((0, 0, 1, 1))
+            axes.set_axis_off()
+            axes.plot([0, 0.5, 1], [0, 0, 0], **line_style(i), markevery=[1])
+            axes.set_xlim(-0.05, 1.05)
+            found.append((row.label, _svg(figure, f"key-{i}")))
+    return found
+
+
+def write_files(table: Table, folder: Path) -> list[Path]:
+    """Writes accuracy and curves as .pdf and .png sheets; returns their paths.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    paths = []
+    sheets: list[tuple[str, Draw, float]] = [
+        ("accuracy", draw_accuracy, 0.75 + 0.24 * len(table.rows)),
+        ("curves", draw_curves, 2.7),
+    ]
+    with _style():
+        for name, draw, height in sheets:
+            figure = _sheet(table, draw, height)
+            for kind in FILE_TYPES:
+                paths.append(folder / f"{name}.{kind}")
+                _save_atomically(figure, paths[-1], kind)
+    return paths
+
+
+def line_style(index: int) -> dict[str, Any]:
+    """The look of the method in row `index`, the same in every figure."""
+    return {
+        "color": COLOURS[index % len(COLOURS)],
+        "linestyle": DASHES[index % len(DASHES)],
+        "marker": MARKERS[index % len(MARKERS)],
+        "markersize": 4.2,
+        "linewidth": 1.4,
+    }
+
+
+# ---------------------------------------------------------------- one panel
+
+
+def draw_accuracy(axes: Axes, table: Table, column: Column) -> None:
+    """Methods from top to bottom, the headline from left to right."""
+    for i, row in enumerate(table.rows):
+        cell = table.cell(row, column)
+        if cell.estimate is None:
+            axes.annotate(
+                "not supported" if cell.state == "unsupported" else cell.state,
+                (0.015, i), xycoords=("axes fraction", "data"), va="center",
+                color=MUTED, fontsize=7.5, fontstyle="italic",
+            )  # fmt: skip
+            continue
+        look = line_style(i)
+        values = cell.estimate.values
+        axes.plot(
+            values, [i + 0.24] * len(values), linestyle="", marker="|", markersize=5,
+            markeredgewidth=0.9, color=MUTED,
+        )  # fmt: skip
+        if cell.estimate.half_width is not None:
+            axes.errorbar(
+                cell.estimate.mean, i, xerr=cell.estimate.half_width, fmt="none",
+                ecolor=look["color"], elinewidth=1.5, capsize=2.6, capthick=1.2,
+            )  # fmt: skip
+        axes.plot(
+            cell.estimate.mean, i, marker=look["marker"], color=look["color"], markersize=5.4,
+            linestyle="",
+        )  # fmt: skip
+        for claim in cell.claims:
+            axes.plot(
+                claim.accuracy_pct, i, marker="D", markerfacecolor="none", markeredgecolor=INK,
+                markersize=5, markeredgewidth=0.9, linestyle="",
+            )  # fmt: skip
+    axes.set_yticks(range(len(table.rows)), [_short(row) for row in table.rows])
+    axes.set_ylim(len(table.rows) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="y", visible=False)
+    axes.spines["left"].set_visible(False)
+    axes.margins(x=0.06)
+    if axes.has_data():
+        # Room for what an interval of a few seeds may claim beyond the possible.
+        low, high = axes.get_xlim()
+        axes.set_xlim(low, min(high, 101.0) if table.metric == "accuracy_pct" else high)
+    axes.set_xlabel(metric_text(table))
+
+
+def draw_curves(axes: Axes, table: Table, column: Column) -> None:
+    """A line per method, the mean over its ok seeds, in a band from lowest to highest seed."""
+    floors: list[float] = []
+    for i, row in enumerate(table.rows):
+        curve = _curve(table.cell(row, column))
+        if not curve:
+            continue
+        epochs = [epoch for epoch, _ in curve]
+        means = [sum(v) / len(v) for _, v in curve]
+        every = max(1, len(epochs) // 6)
+        axes.plot(epochs, means, **line_style(i), markevery=(i % every, every))
+        axes.fill_between(
+            epochs, [min(v) for _, v in curve], [max(v) for _, v in curve],
+            color=COLOURS[i % len(COLOURS)], alpha=0.16, linewidth=0,
+        )  # fmt: skip
+        floors.append(sorted(means)[len(means) // 4])
+    if floors:
+        # The first epochs lie far below what the figure is read for; a quarter of each curve may
+        # fall out of it, so that the rest is not squeezed into one line.
+        top = min(100.0, axes.dataLim.y1)
+        bottom = max(axes.dataLim.y0, min(floors))
+        margin = 0.05 * max(top - bottom, 1.0)
+        axes.set_ylim(bottom - margin, top + margin)
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    axes.set_xlabel("Epoch")
+    axes.set_ylabel("Validation accuracy, %")
+
+
+def _has_value(table: Table, column: Column) -> bool:
+    return any(table.cell(row, column).estimate for row in table.rows)
+
+
+def _curve(cell: Cell) -> list[tuple[float, list[float]]]:
+    """(epoch, values of the ok seeds in percent), by epoch; epochs without a value are left out."""
+    points: dict[float, list[float]] = {}
+    for run in cell.runs:
+        if run.status == "ok" and run.record:
+            curves = run.record["curves"]
+            for epoch, value in zip(
+                curves.get("epoch", ()), curves.get("val_accuracy_pct", ()), strict=False
+            ):
+                if epoch is not None and value is not None:
+                    points.setdefault(epoch, []).append(value)
+    return sorted(points.items())
+
+
+# ---------------------------------------------------------------- sheets and files
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    look: Any = {
+        "svg.fonttype": "none",  # text stays text: searchable, and in the page's own font
+        "svg.hashsalt": "bpfree",
+        "pdf.fonttype": 42,
+        "text.parse_math": False,  # a label is not markup
+        "font.size": 8.5,
+        "axes.labelsize": 8.5,
+        "axes.titlesize": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.edgecolor": MUTED,
+        "axes.labelcolor": INK,
+        "axes.linewidth": 0.7,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": RULE,
+        "grid.linewidth": 0.6,
+        "text.color": INK,
+        "xtick.color": MUTED,
+        "ytick.color": MUTED,
+        "xtick.labelcolor": INK,
+        "ytick.labelcolor": INK,
+    }
+    with mpl.rc_context(look), warnings.catch_warnings():
+        # A label in a script that the file's font lacks is shown as boxes, not as a warning.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
+
+
+def _panels(
+    table: Table, columns: Sequence[Column], draw: Draw, size: tuple[float, float]
+) -> list[Panel]:
+    found = []
+    with _style():
+        for column in columns:
+            figure = Figure(figsize=size, layout="constrained")
+            draw(figure.subplots(), table, column)
+            title = f"{column.dataset}, {column.label}"
+            found.append(Panel(title, _svg(figure, f"{draw.__name__}-{column.id}")))
+    return found
+
+
+def _sheet(table: Table, draw: Draw, height: float) -> Figure:
+    n = max(1, len(table.columns))
+    across = min(n, 3)
+    down = -(-n // across)
+    figure = Figure(figsize=(3.9 * across, height * down + 0.5), layout="constrained")
+    grid = figure.subplots(down, across, squeeze=False).flatten()
+    for axes, column in zip(grid, table.columns, strict=False):
+        draw(axes, table, column)
+        axes.set_title(f"{column.dataset}, {column.label}", loc="left")
+    for axes in grid[len(table.columns) :]:
+        axes.set_axis_off()
+    if draw is draw_curves:
+        lines = [
+            Line2D([], [], **line_style(i), label=_short(row)) for i, row in enumerate(table.rows)
+        ]
+        figure.legend(
+            handles=lines, loc="outside lower center", ncols=min(len(lines), 2 * across) or 1,
+            frameon=False, handlelength=3,
+        )  # fmt: skip
+    return figure
+
+
+def _short(row: Row) -> str:
+    """A label that leaves room for the drawing; a legend leaves labels out that start with "_"."""
+    label = row.label.lstrip("_") or row.id
+    return label if len(label) <= 30 else label[:29] + "\u2026"
+
+
+def _svg(figure: Figure, salt: str) -> str:
+    """The figure as an SVG element for a page: no prologue, no fixed size, colours as variables."""
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": salt}):  # one salt a panel: identifiers must not clash
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r' (xmlns(:\w+)?|version)="[^"]*"', "", text)
+    used = set(re.findall(r"#([\w-]+)", text))
+    text = re.sub(r' id="([^"]*)"', lambda m: m[0] if m[1] in used else "", text)
+    text = re.sub(r"(?<=[:\s])#[0-9a-f]{6}\b", lambda m: _VARIABLES.get(m[0].lower(), m[0]), text)
+    width = re.search(r'width="([\d.]+)pt"', text)
+    text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
+    largest = f"{float(width[1]) * 4 / 3:.0f}px" if width else "none"
+    return text.replace("<svg", f'<svg style="max-width: {largest}"', 1).strip()
+
+
+def _save_atomically(figure: Figure, path: Path, kind: str) -> None:
+    metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
+    figure.set_canvas(FigureCanvasAgg(figure))
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".part-")
+    os.close(handle)
+    try:
+        figure.savefig(temporary, format=kind, dpi=180, facecolor="white", metadata=metadata)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,69 @@
+"""How numbers and dates are written, the same in every output."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+from reports.statistics import Estimate
+
+MINUS = "\u2212"
+THIN = "\u202f"  # narrow no-break space between groups of three digits
+
+
+def decimals(value: Estimate) -> int:
+    """One decimal; two when the interval is too narrow to be seen in one."""
+    if value.half_width is not None and value.half_width < 0.1:
+        return 2
+    return 0 if abs(value.mean) >= 1000 else 1
+
+
+def estimate_text(value: Estimate, plus_minus: str = " \u00b1 ") -> str:
+    """'97.1 ± 0.4', or the single values when there is no interval: '97.2, 96.9'."""
+    places = decimals(value)
+    if value.half_width is None:
+        return ", ".join(f"{v:.{places}f}" for v in value.values)
+    return f"{value.mean:.{places}f}{plus_minus}{value.half_width:.{places}f}"
+
+
+def signed(value: float, places: int = 1) -> str:
+    """'+1.3' or '−1.3'; never a signed zero."""
+    text = f"{abs(value):.{places}f}"
+    if float(text) == 0:
+        return text
+    return ("+" if value > 0 else MINUS) + text
+
+
+def number(value: float | None) -> str:
+    """Three significant digits, whole numbers from 100 on, digits grouped: '12 300'."""
+    if value is None or not math.isfinite(value):
+        return "\u2013"
+    if value == 0:
+        return "0"
+    magnitude = math.floor(math.log10(abs(value)))
+    if magnitude >= 4:
+        value = round(value, 2 - magnitude)  # a timing has no more than three digits to trust
+    places = max(0, 2 - magnitude)
+    return f"{value:,.{min(places, 6)}f}".replace(",", THIN)
+
+
+def count(value: float | None) -> str:
+    """A whole number with grouped digits, all of them."""
+    return "\u2013" if value is None else f"{value:,.0f}".replace(",", THIN)
+
+
+def when(stamp: Any) -> str:
+    """'2026-03-01 14:05 UTC' from an ISO time; anything else comes back as it is."""
+    try:
+        moment = datetime.fromisoformat(str(stamp))
+    except ValueError:
+        return str(stamp)
+    if moment.tzinfo is None:
+        return moment.strftime("%Y-%m-%d %H:%M")
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def plural(n: int, noun: str) -> str:
+    """'1 seed', '3 seeds'."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

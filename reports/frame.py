@@ -1,0 +1,75 @@
+"""The table as a flat frame: one line per wanted run, and one per pair that is not supported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from reports.table import Table
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+def to_csv(table: Table) -> str:
+    """CSV text with a header; an absent value is an empty field, as pandas reads it back."""
+    return str(to_frame(table).to_csv(index=False, lineterminator="\n"))
+
+
+def to_frame(table: Table) -> DataFrame:
+    """Lines in the order of the table; metrics are named split.readout.metric, as in the record."""
+    import pandas  # half a second that a look at --help need not wait for
+
+    lines: list[dict[str, Any]] = []
+    for row in table.rows:
+        for column in table.columns:
+            cell = table.cell(row, column)
+            place = {
+                "suite": table.plan["suite"],
+                "row": row.id,
+                "method": row.method,
+                "column": column.id,
+                "dataset": column.dataset,
+                "architecture": column.architecture,
+            }
+            if not cell.runs:
+                lines.append({**place, "status": cell.state, "reason": cell.reason})
+            for run in cell.runs:
+                line = {
+                    **place,
+                    "seed": run.seed,
+                    "status": run.status,
+                    "reason": run.reason,
+                    "stale": run.stale,
+                    "key": run.key,
+                    "headline": run.value,
+                }
+                for name in ("code_sha", "started_at", "finished_at", "command"):
+                    line[name] = (run.record or {}).get(name)
+                lines.append(line)
+                if run.record:
+                    line["epochs_run"] = len(run.record["curves"].get("epoch", ()))
+                    line["git_commit"] = run.record["environment"].get("git_commit")
+                    for group in ("metrics", "timings", "memory", "cost"):
+                        line.update(_flat(run.record[group], "" if group == "metrics" else group))
+    first = [
+        "suite", "row", "method", "column", "dataset", "architecture", "seed", "status", "reason",
+        "stale", "key", "headline",
+    ]  # fmt: skip
+    names = {name for line in lines for name in line}
+    last = ["epochs_run", "started_at", "finished_at", "command", "code_sha", "git_commit"]
+    measured = sorted(names - {*first, *last})
+    frame = pandas.DataFrame(lines, columns=[*first, *measured, *last])
+    whole = [name for name in ("seed", "epochs_run") if name in frame]
+    return frame.astype(dict.fromkeys(whole, "Int64") | {"stale": "boolean"})
+
+
+def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        path = f"{prefix}.{name}" if prefix else str(name)
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, path))
+        else:
+            flat[path] = value
+    return flat

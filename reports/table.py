@@ -1,0 +1,150 @@
+"""The one table that the page, LaTeX, CSV and figures are drawn from: plan + records, no layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from reports.statistics import Estimate
+from results.record import Record
+from results.store import Plan
+
+ACCIDENTS = ("failed", "oom", "timeout", "killed")
+
+
+class Published(Protocol):
+    """One published number, as `results.published` gives it."""
+
+    @property
+    def accuracy_pct(self) -> float: ...
+    @property
+    def std(self) -> float | None: ...
+    @property
+    def epochs(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+
+
+Lookup = Callable[[str, str, str], Sequence[Published]]  # row id, dataset, architecture
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A published number beside ours; difference = ours - published, in percentage points."""
+
+    accuracy_pct: float
+    std: float | None
+    epochs: str
+    source: str
+    difference: float | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One seed of one cell: what the record says, or that there is none."""
+
+    key: str
+    seed: int
+    status: str  # a record's status, or "missing", or "running"
+    reason: str | None
+    value: float | None  # the headline; only of an ok run
+    stale: bool
+    record: Record | None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One place of the table: a method on a column, all seeds."""
+
+    row: str
+    column: str
+    state: str  # ok, partial, diverged, failed, missing, running, unsupported
+    runs: tuple[Run, ...] = ()
+    estimate: Estimate | None = None  # over the ok seeds
+    reason: str | None = None  # why it is not whole, one line
+    best: bool = False
+    tied: bool = False  # not distinguishable from the best
+    claims: tuple[Claim, ...] = ()
+    # split -> readout -> accuracy in percent, over the ok seeds
+    readouts: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
+    # name of a measure -> mean over the ok seeds that have it; seconds, bytes, images/s, FLOPs
+    cost: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def n_wanted(self) -> int:
+        return len(self.runs)
+
+    @property
+    def n_stale(self) -> int:
+        return sum(run.stale for run in self.runs)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method, or a variant of one."""
+
+    id: str
+    label: str
+    method: str
+    source: str
+    readout: str
+    readouts: tuple[str, ...]
+    local: bool | None
+    description: str
+    differs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A dataset and an architecture under one protocol."""
+
+    id: str
+    dataset: str
+    architecture: str
+    label: str  # short: the dataset stands above it
+    protocol: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows x columns. Every pair of a row id and a column id has a cell."""
+
+    plan: Plan
+    rows: tuple[Row, ...]
+    columns: tuple[Column, ...]  # grouped by dataset
+    cells: Mapping[tuple[str, str], Cell]
+    set_aside: tuple[str, ...] = ()  # one line per file that could not be read
+
+    def cell(self, row: Row, column: Column) -> Cell:
+        return self.cells[row.id, column.id]
+
+    def groups(self) -> list[tuple[str, list[Column]]]:
+        """(dataset, its columns), in the order of the plan."""
+        found: dict[str, list[Column]] = {}
+        for column in self.columns:
+            found.setdefault(column.dataset, []).append(column)
+        return list(found.items())
+
+    def runs(self) -> list[tuple[Row, Column, Run]]:
+        """Every wanted run, row by row."""
+        return [
+            (row, column, run)
+            for row in self.rows
+            for column in self.columns
+            for run in self.cell(row, column).runs
+        ]
+
+    @property
+    def metric(self) -> str:
+        return str(self.plan["headline"]["metric"])
+
+    @property
+    def newest(self) -> str | None:
+        """When the newest record was finished."""
+        return max((r.record["finished_at"] for _, _, r in self.runs() if r.record), default=None)
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether a small value of the headline is the good one."""
+    return metric.endswith(("loss", "_s", "_bytes", "_j"))

@@ -1,0 +1,597 @@
+"""Reports: what a reader is told must be what is on record, in every output alike."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reports import build as build_module
+from reports.assemble import build_table
+from reports.build import ReportError, build, main
+from reports.caption import caption, counts
+from reports.formatting import number, signed, when
+from reports.frame import to_frame
+from reports.html import render as render_html
+from reports.latex import escape
+from reports.latex import render as render_latex
+from reports.plan import PlanError
+from reports.statistics import estimate, holm_rejects, paired_p_value
+from results.record import cell_key
+from results.store import Store
+
+CURRENT = "c0ffee"
+HOSTILE = r"<script>alert(1)</script> 50% a_b \input{x} & # $y$ ~ ^ { } Jürgen ≥ × — 中 | `q` --x"
+
+
+@dataclass(frozen=True)
+class Number:
+    """Stands in for an entry of results.published."""
+
+    accuracy_pct: float
+    std: float | None
+    epochs: str
+    source: str
+
+
+def cell_of(row: str, column: str, seed: int) -> dict[str, Any]:
+    return {"method": row, "column": column, "seed": seed, "config": {"lr": 0.1}}
+
+
+def make_plan(
+    rows: tuple[str, ...] = ("backprop", "hff"),
+    columns: tuple[str, ...] = ("digits/mlp-2x500",),
+    seeds: int = 3,
+    unsupported: dict[tuple[str, str], str] | None = None,
+    labels: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    why = unsupported or {}
+    return {
+        "schema": 1,
+        "suite": "table1",
+        "title": "Test accuracy by method, dataset and architecture",
+        "profile": "quick",
+        "profile_note": "Embedded data, minutes on a laptop.",
+        "created_at": "2026-03-01T10:00:00+00:00",
+        "command": f"python -m suites.run table1 --seeds {seeds}",
+        "headline": {"split": "test", "metric": "accuracy_pct"},
+        "rows": [
+            {
+                "id": row,
+                "label": (labels or {}).get(row, row.upper()),
+                "method": row,
+                "source": "arXiv 0000.00000",
+                "readout": "last",
+                "readouts": ["last", "sum"],
+                "local": row != "backprop",
+                "description": f"One line on {row}.",
+                "differs": ["mean instead of sum, so that a threshold fits every width."],
+            }
+            for row in rows
+        ],
+        "columns": [
+            {
+                "id": column,
+                "dataset": column.split("/")[0],
+                "architecture": column.split("/")[1],
+                "protocol": {"epochs": 5, "batch_size": 64, "augmentation": "none"},
+            }
+            for column in columns
+        ],
+        "cells": [
+            {
+                "key": cell_key(cell_of(row, column, seed)),
+                "row": row,
+                "column": column,
+                "seed": seed,
+                "code_sha": CURRENT,
+            }
+            for seed in range(seeds)
+            for row in rows
+            for column in columns
+            if (row, column) not in why
+        ],
+        "unsupported": [{"row": r, "column": c, "reason": text} for (r, c), text in why.items()],
+    }
+
+
+def make_record(
+    row: str = "hff",
+    column: str = "digits/mlp-2x500",
+    seed: int = 0,
+    accuracy: float = 97.0,
+    status: str = "ok",
+    reason: str | None = None,
+    code_sha: str = CURRENT,
+    epochs: int = 5,
+) -> dict[str, Any]:
+    cell = cell_of(row, column, seed)
+    noise = random.Random(f"{row}{column}{seed}")
+    value = [accuracy - 60 * math.exp(-1.2 * e) + noise.gauss(0, 0.2) for e in range(1, epochs + 1)]
+    metrics = {
+        split: {
+            readout: {"accuracy_pct": accuracy + shift, "loss": 0.1, "n": 360}
+            for readout, shift in (("last", 0.0), ("sum", -0.5))
+        }
+        for split in ("val", "test")
+    }
+    return {
+        "schema": 1,
+        "key": cell_key(cell),
+        "suite": "table1",
+        "status": status,
+        "reason": reason,
+        "cell": cell,
+        "metrics": metrics if status == "ok" else {},
+        "curves": {
+            "epoch": list(range(1, epochs + 1)),
+            "train_loss": [1 / e for e in range(1, epochs + 1)],
+            "val_accuracy_pct": value,
+            "val_loss": [1 / e for e in range(1, epochs + 1)],
+            "train_s": [0.5 * e for e in range(1, epochs + 1)],
+        },
+        "timings": {
+            "train_s": 2.5 + noise.random(),
+            "eval_s": 0.1,
+            "train_images_per_s": 12345.0 + 99 * noise.random(),
+            "eval_images_per_s": 65432.0,
+        },
+        "memory": {"peak_rss_bytes": 3e8, "peak_allocated_bytes": None},
+        "cost": {
+            "n_params": 648010,
+            "n_params_aux": 5000 if row != "backprop" else 0,
+            "flops_train_per_image": 3.9e6,
+            "flops_eval_per_image": 1.3e6,
+            "passes_per_prediction": 1,
+        },
+        "environment": {
+            "host": "node1",
+            "os": "Linux",
+            "python": "3.11.7",
+            "packages": {"torch": "2.14.1"},
+            "cpu": "a processor",
+            "threads": 2,
+            "gpu": None,
+            "git_commit": "0123456789abcdef",
+            "git_dirty": False,
+            "deterministic": True,
+        },
+        "code_sha": code_sha,
+        "command": "python -m suites.run table1",
+        "started_at": "2026-03-01T10:00:00+00:00",
+        "finished_at": f"2026-03-01T10:0{seed}:30+00:00",
+    }
+
+
+def filled(folder: Path, plan: dict[str, Any], records: list[dict[str, Any]]) -> Store:
+    store = Store(folder)
+    store.prepare()
+    store.write_plan(plan)
+    for record in records:
+        assert store.publish(record) is not None
+    return store
+
+
+def nothing(row: str, dataset: str, architecture: str) -> list[Number]:
+    return []
+
+
+REASON = "loss is not finite in epoch 2"
+CRASH = "RuntimeError: shapes do not match"
+UNFIT = "needs one hidden width throughout"
+
+
+def mixed_store(folder: Path) -> Store:
+    """One of every state: ok, partial with a divergence, failed, missing, unsupported, stale."""
+    rows = ("backprop", "hff", "ff", "noprop", "mono", "dfa")
+    column = "digits/mlp-2x500"
+    plan = make_plan(rows, unsupported={("dfa", column): UNFIT})
+    records = [make_record("backprop", accuracy=98 + 0.2 * s, seed=s) for s in range(3)]
+    records += [make_record("hff", accuracy=97 + 0.3 * s, seed=s) for s in range(2)]
+    records += [make_record("hff", seed=2, status="diverged", reason=REASON)]
+    records += [make_record("ff", seed=s, status="failed", reason=CRASH) for s in range(3)]
+    records += [make_record("mono", accuracy=96, seed=s, code_sha="dead") for s in range(3)]
+    return filled(folder, plan, records)
+
+
+def mixed_table(folder: Path) -> Any:
+    return build_module.read("table1", mixed_store(folder), nothing)
+
+
+# ------------------------------------------------------------------- statistics
+
+
+def test_t_interval_matches_the_closed_form_of_two_degrees_of_freedom() -> None:
+    """For n = 3 the quantile of t has a closed form; a wrong interval misstates every table."""
+    values = [97.0, 97.6, 98.5]
+    p = 0.975
+    quantile = (2 * p - 1) / math.sqrt(2 * p * (1 - p))
+    mean = sum(values) / 3
+    std = math.sqrt(sum((v - mean) ** 2 for v in values) / 2)
+    found = estimate(values)
+    assert found is not None
+    assert found.mean == pytest.approx(mean)
+    assert found.half_width == pytest.approx(quantile * std / math.sqrt(3), rel=1e-9)
+
+
+def test_t_interval_covers_the_mean_as_often_as_it_says() -> None:
+    draw = random.Random(0)
+    hits = 0
+    for _ in range(4000):
+        e = estimate([draw.gauss(0, 1) for _ in range(4)])
+        assert e is not None and e.half_width is not None
+        hits += abs(e.mean) <= e.half_width
+    assert hits / 4000 == pytest.approx(0.95, abs=0.012)
+
+
+def test_paired_test_matches_scipy_and_survives_equal_differences() -> None:
+    from scipy.stats import ttest_rel
+
+    a, b = [97.0, 97.6, 98.5, 96.0], [96.5, 97.2, 98.4, 95.0]
+    assert paired_p_value(a, b) == pytest.approx(float(ttest_rel(a, b).pvalue))
+    assert paired_p_value([1.0, 2.0, 3.0], [1.0, 2.0, 3.0]) == 1.0
+    assert paired_p_value([2.0, 3.0, 4.0], [1.0, 2.0, 3.0]) == 0.0
+
+
+def test_holm_stops_at_the_first_p_that_is_too_large() -> None:
+    assert holm_rejects([0.04, 0.01, 0.03]) == [False, True, False]
+    assert holm_rejects([0.04, 0.01, 0.02]) == [True, True, True]
+    assert holm_rejects([]) == []
+
+
+def test_two_seeds_show_values_and_no_interval(tmp_path: Path) -> None:
+    records = [make_record(seed=s, accuracy=97.25 + s) for s in range(2)]
+    store = filled(tmp_path, make_plan(seeds=2), records)
+    table = build_module.read("table1", store, nothing)
+    cell = table.cells["hff", "digits/mlp-2x500"]
+    assert cell.estimate is not None and cell.estimate.half_width is None
+    assert "97.2, 98.2" in render_html(table)
+    assert "97.2, 98.2" in render_latex(table)
+    assert "t interval" not in " ".join(caption(table))
+
+
+# ------------------------------------------------------------------------ table
+
+
+def test_every_state_is_told_apart(tmp_path: Path) -> None:
+    table = mixed_table(tmp_path)
+    states = {row: cell.state for (row, _), cell in table.cells.items()}
+    assert states == {
+        "backprop": "ok", "hff": "partial", "ff": "failed", "noprop": "missing", "mono": "ok",
+        "dfa": "unsupported",
+    }  # fmt: skip
+    assert counts(table) == {
+        "wanted": 15, "ok": 8, "diverged": 1, "failed": 3, "running": 0, "missing": 3, "stale": 3,
+        "unsupported": 1,
+    }  # fmt: skip
+
+
+def test_only_whole_cells_can_be_best(tmp_path: Path) -> None:
+    """A method that lost its bad seeds must not be printed in bold for it."""
+    records = [make_record("backprop", accuracy=97.0 + s / 10, seed=s) for s in range(3)]
+    records += [make_record("ff", accuracy=90.0 + s / 10, seed=s) for s in range(3)]
+    records += [make_record("hff", accuracy=99.9, seed=0)]
+    store = filled(tmp_path, make_plan(("backprop", "hff", "ff")), records)
+    table = build_module.read("table1", store, nothing)
+    assert [row for (row, _), cell in table.cells.items() if cell.best] == ["backprop"]
+    assert "\\mathbf{97.10}" in render_latex(table) or "\\mathbf{97.1}" in render_latex(table)
+
+
+def test_ties_are_marked_only_where_seeds_cannot_tell(tmp_path: Path) -> None:
+    accuracies = {"backprop": (98.0, 97.0, 97.6), "hff": (97.1, 97.6, 97.5), "ff": (88, 87, 87.5)}
+    records = [
+        make_record(row, accuracy=value, seed=seed)
+        for row, values in accuracies.items()
+        for seed, value in enumerate(values)
+    ]
+    table = build_module.read(
+        "table1", filled(tmp_path, make_plan(tuple(accuracies)), records), nothing
+    )
+    assert [row for (row, _), cell in table.cells.items() if cell.tied] == ["hff"]
+
+
+def test_published_number_comes_with_difference_and_source(tmp_path: Path) -> None:
+    def published(row: str, dataset: str, architecture: str) -> list[Number]:
+        assert (dataset, architecture) == ("digits", "mlp-2x500")
+        return [Number(98.4, None, "60", "Table 2")] if row == "hff" else []
+
+    records = [make_record(seed=s, accuracy=97.0 + s) for s in range(3)]
+    store = filled(tmp_path, make_plan(), records)
+    table = build_module.read("table1", store, published)
+    (claim,) = table.cells["hff", "digits/mlp-2x500"].claims
+    assert claim.difference == pytest.approx(98.0 - 98.4)
+    page = render_html(table)
+    assert "98.4" in page and "Table 2" in page and "\u22120.4" in page
+    assert "98.4 ($-0.4$)" in render_latex(table)
+
+
+def test_running_cells_are_shown_as_running() -> None:
+    plan = make_plan(("hff",), seeds=1)
+    sign = {plan["cells"][0]["key"]: {"epoch": 2, "epochs": 5}}
+    table = build_table(plan, {}, sign, nothing)
+    assert table.cells["hff", "digits/mlp-2x500"].state == "running"
+    assert "epoch 2 of 5" in render_html(table)
+
+
+def test_ok_record_without_the_headline_is_not_counted_as_ok() -> None:
+    plan, record = make_plan(("hff",), seeds=1), make_record()
+    del record["metrics"]["test"]
+    table = build_table(plan, {record["key"]: record}, published=nothing)
+    assert table.cells["hff", "digits/mlp-2x500"].state == "failed"
+    assert "holds no test accuracy_pct" in render_html(table)
+
+
+def test_two_protocols_of_one_pair_keep_their_names_apart() -> None:
+    plan = make_plan(columns=("digits/mlp", "digits/mlp@long"))
+    for column in plan["columns"]:
+        column["architecture"] = "mlp"
+    labels = [column.label for column in build_table(plan, {}).columns]
+    assert labels == ["mlp", "mlp@long"]
+
+
+@pytest.mark.parametrize("broken", ["rows", "columns", "cells", "headline", "schema", "title"])
+def test_a_plan_with_a_missing_part_is_named(broken: str) -> None:
+    plan = make_plan()
+    del plan[broken]
+    with pytest.raises(PlanError, match=broken):
+        build_table(plan, {})
+
+
+# ---------------------------------------------------------------------- outputs
+
+
+def test_no_bad_news_is_lost_in_any_output(tmp_path: Path) -> None:
+    table = mixed_table(tmp_path)
+    page, tex = render_html(table), render_latex(table)
+    for reason in (REASON, CRASH, UNFIT):
+        assert reason in page
+        assert reason in tex
+    for text in ("not supported", "missing", "diverged", "3 stale", "1 of 3 seeds diverged"):
+        assert text in page, text
+    for text in ("n/a", "missing", "failed", r"$^{\dagger}$", "3 stale"):
+        assert text in tex, text
+    lines = to_frame(table)
+    assert len(lines) == 16
+    assert set(lines["status"]) == {"ok", "diverged", "failed", "missing", "unsupported"}
+    assert {REASON, CRASH, UNFIT} <= set(lines["reason"].dropna())
+    assert int(lines["stale"].sum()) == 3
+    assert lines.loc[lines["status"] == "ok", "test.last.accuracy_pct"].notna().all()
+
+
+def test_same_records_give_the_same_bytes(tmp_path: Path) -> None:
+    store = mixed_store(tmp_path / "runs")
+    first = build("table1", store, tmp_path / "a", nothing)
+    second = build("table1", store, tmp_path / "b", nothing)
+    assert [p.name for p in first] == [
+        "index.html", "table1.tex", "table1-standalone.tex", "table1.csv",
+        "accuracy.pdf", "accuracy.png", "curves.pdf", "curves.png",
+    ]  # fmt: skip
+    for a, b in zip(first, second, strict=True):
+        assert a.read_bytes() == b.read_bytes(), a.name
+    assert not list((tmp_path / "a").rglob(".part-*"))
+
+
+class _Page(HTMLParser):
+    """Collects what a browser would load, the identifiers, the links, and unclosed elements."""
+
+    VOID = ("meta", "br", "link", "img", "input", "hr", "col", "path", "use")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.tags: list[str] = []
+        self.open: list[str] = []
+        self.mismatched: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_startendtag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            elif tag == "a" and name == "href":
+                self.links.append(value or "")
+            elif name in ("src", "href", "xlink:href", "srcset", "data", "action", "poster"):
+                self.loads.append(value or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID and (not self.open or self.open.pop() != tag):
+            self.mismatched.append(tag)
+
+
+def test_page_loads_nothing_and_is_well_formed(tmp_path: Path) -> None:
+    text = render_html(mixed_table(tmp_path))
+    page = _Page(text)
+    assert all(target.startswith("#") for target in page.loads)
+    assert "://" not in text and "@import" not in text
+    assert not re.findall(r"url\((?!#)", text)
+    assert len(page.ids) == len(set(page.ids))
+    fragments = {link[1:] for link in page.links + page.loads}
+    assert fragments <= set(page.ids)
+    assert not page.open and not page.mismatched
+
+
+def hostile_table(folder: Path) -> Any:
+    column = "digits/mlp_2x500%"
+    plan = make_plan(
+        ("hff", "ff", "dfa"), (column,), labels={"hff": HOSTILE, "ff": "$\\frac$ [x] *"},
+        unsupported={("dfa", column): HOSTILE},
+    )  # fmt: skip
+    plan["title"] = plan["profile_note"] = plan["command"] = HOSTILE
+    plan["rows"][0]["differs"] = [HOSTILE]
+    records = [make_record("hff", column, s, accuracy=97 + s) for s in range(2)]
+    records += [make_record("hff", column, 2, status="failed", reason=HOSTILE)]
+    return build_module.read("table1", filled(folder, plan, records), nothing)
+
+
+def test_hostile_text_is_shown_and_not_obeyed(tmp_path: Path) -> None:
+    table = hostile_table(tmp_path)
+    page = render_html(table)
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert _Page(page).tags.count("script") == 1  # the page's own
+    tex = render_latex(table)
+    assert tex.isascii()
+    assert r"\textless{}script\textgreater{}" in tex
+    assert r"50\% a\_b \textbackslash{}input\{x\}" in tex
+    assert r"J\"{u}rgen $\geq$ $\times$ \textemdash{} {[}U+4E2D{]}" in tex
+    lines = list(csv.DictReader(io.StringIO(to_frame(table).to_csv(index=False))))
+    assert HOSTILE in {line["reason"] for line in lines}
+
+
+def test_every_latin_letter_is_escaped_to_ascii() -> None:
+    text = "".join(map(chr, range(1, 0x250)))
+    assert escape(text).isascii()
+    assert escape("a--b---c") == "a-{}-b-{}-{}-c"
+
+
+def _compiled(folder: Path) -> str:
+    if shutil.which("pdflatex") is None:
+        pytest.skip("pdflatex is not installed")
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table1-standalone.tex"],
+        cwd=folder, capture_output=True, text=True, errors="replace", timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:]
+    return done.stdout
+
+
+def test_latex_compiles(tmp_path: Path) -> None:
+    build("table1", mixed_store(tmp_path / "runs"), tmp_path, nothing)
+    assert "Overfull \\hbox" not in _compiled(tmp_path / "table1")
+
+
+def test_hostile_latex_compiles(tmp_path: Path) -> None:
+    build_module.write(hostile_table(tmp_path / "runs"), tmp_path)
+    _compiled(tmp_path / "table1")
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_report_of_nothing_and_of_one_record(tmp_path: Path, seeds: int) -> None:
+    store = filled(tmp_path / "runs", make_plan(seeds=seeds), [])
+    paths = build("table1", store, tmp_path / "out", nothing)
+    assert all(path.stat().st_size for path in paths)
+    assert "No record so far" in paths[0].read_text()
+    store.publish(make_record())
+    paths = build("table1", store, tmp_path / "out", nothing)
+    assert "97.0" in paths[0].read_text()
+
+
+def test_environments_are_counted_apart(tmp_path: Path) -> None:
+    records = [make_record(seed=s) for s in range(3)]
+    records[2]["environment"] = {**records[2]["environment"], "packages": {"torch": "2.11.0"}}
+    table = build_module.read("table1", filled(tmp_path, make_plan(), records), nothing)
+    page = render_html(table)
+    assert "2 records, made on 1 machine" in page and "1 record, made on 1 machine" in page
+
+
+def test_numbers_are_written_for_reading() -> None:
+    texts = [number(x) for x in (0.01234, 1.5, 123.4, 12345.6, 1e6, 0, None)]
+    assert texts == ["0.0123", "1.50", "123", "12\u202f300", "1\u202f000\u202f000", "0", "–"]
+    assert [signed(x) for x in (1.26, -1.26, -0.01)] == ["+1.3", "−1.3", "0.0"]
+    assert when("2026-03-01T12:00:00+02:00") == "2026-03-01 10:00 UTC"
+    assert when("not a time") == "not a time"
+
+
+# ------------------------------------------------------------------ command line
+
+
+def run_cli(*args: str | Path) -> subprocess.CompletedProcess[str]:
+    root = Path(__file__).parent.parent
+    return subprocess.run(
+        [sys.executable, "-m", "reports.build", *map(str, args)],
+        cwd=root, capture_output=True, text=True, timeout=120,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )  # fmt: skip
+
+
+def test_command_line_prints_what_it_wrote(tmp_path: Path) -> None:
+    mixed_store(tmp_path / "runs")
+    done = run_cli("table1", "--results-dir", tmp_path / "runs", "--report-dir", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == str(tmp_path / "out" / "table1" / "index.html")
+    assert done.stderr == ""
+
+
+def test_unreadable_records_are_a_warning_and_on_the_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = mixed_store(tmp_path / "runs")
+    path = store.records_dir / f"{make_record('backprop')['key']}.json"
+    path.write_text('{"schema": 1, torn')
+    page = build("table1", store, tmp_path / "out", nothing)[0].read_text()
+    assert path.name in capsys.readouterr().err
+    assert path.name in page
+
+
+@pytest.mark.parametrize(
+    ("suite", "prepare", "said"),
+    [
+        ("tabel1", "plan", "did you mean 'table1'"),
+        ("zzz", "plan", "stored: table1"),
+        ("table1", "empty", "make one with: python -m suites.run table1"),
+        ("table1", "none", "--results-dir"),
+        ("table1", "torn", "not valid JSON"),
+        ("table1", "partial", "has no list 'rows'"),
+        ("table1", "file", "--report-dir"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(
+    tmp_path: Path, suite: str, prepare: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    if prepare != "none":
+        Store(runs).prepare()
+    if prepare in ("plan", "file"):
+        Store(runs).write_plan(make_plan())
+    if prepare == "torn":
+        (runs / "plans" / "table1.json").write_text('{"cells": [')
+    if prepare == "partial":
+        plan = make_plan()
+        del plan["rows"]
+        Store(runs).write_plan(plan)
+    if prepare == "file":
+        out.write_text("not a folder")
+    status = main([suite, "--results-dir", str(runs), "--report-dir", str(out)])
+    captured = capsys.readouterr()
+    assert status == 2
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1 and said in captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_wrong_arguments_are_one_line_too() -> None:
+    done = run_cli("table1", "--no-such-flag")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and "--no-such-flag" in done.stderr
+
+
+def test_help_teaches() -> None:
+    done = run_cli("--help")
+    assert done.returncode == 0
+    for word in ("table1", "--results-dir", "index.html", "exit status", "examples"):
+        assert word in done.stdout
+
+
+def test_build_raises_for_callers(tmp_path: Path) -> None:
+    with pytest.raises(ReportError):
+        build("table1", Store(tmp_path / "none"), tmp_path, nothing)
