@@ -282,7 +282,9 @@ def carry_out(
         )
         for w in todo
     ]
-    workers = args.workers or local.default_workers(device, len(jobs))
+    # From what was asked for, not from what is left: the number of threads of a worker follows
+    # from it, and sums over threads round differently. So the same command gives the same bits.
+    workers = args.workers or local.default_workers(device, len(request.wanted))
     n_done = len(request.wanted) - len(jobs)
     console.print(
         f"{request.suite.name}, profile {request.profile}: {len(request.wanted)} cells, "
