@@ -104,8 +104,8 @@ class ForwardForward(Method):
     def refuse(cls, blocks: Blocks, task: Task, config: Any) -> str | None:
         if blocks.kinds != {"dense"}:
             return (
-                "the label is written into the first pixels, which shared convolution weights "
-                "see in one corner of the image only"
+                "the label is written into the first pixels, which shared convolution "
+                "weights see in one corner only"
             )
         if task.n_classes > math.prod(task.shape):
             return f"the label needs {task.n_classes} pixels, the image has {math.prod(task.shape)}"

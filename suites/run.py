@@ -19,6 +19,8 @@ from rich.console import Console
 from rich.table import Table as TextTable
 
 from methods import METHODS, PluginError
+from reports.formatting import estimate_text
+from reports.table import Table
 from results.record import FINAL
 from results.store import Store
 from suites import datasets, local
@@ -317,9 +319,14 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 
 def report(args: argparse.Namespace, request: Request, store: Store, console: Console) -> int:
     """Builds the report, prints where it is, returns 0 if every cell is ok, else 1."""
-    from reports.build import build  # matplotlib: not needed before now
+    from reports import build as reports  # matplotlib: not needed before now
 
-    paths = build(request.suite.name, store, args.report_dir)
+    try:
+        paths = reports.build(request.suite.name, store, args.report_dir)
+        show_table(reports.read(request.suite.name, store), console)
+    except reports.ReportError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
     records = store.read(w.cell.key for w in request.wanted).records
     bad = [w for w in request.wanted if records.get(w.cell.key, {}).get("status") != "ok"]
     for wanted in bad:
@@ -329,6 +336,20 @@ def report(args: argparse.Namespace, request: Request, store: Store, console: Co
     for path in paths:
         console.print(str(path), markup=False, highlight=False)
     return 1 if bad else 0
+
+
+def show_table(table: Table, console: Console) -> None:
+    """Prints the table's means and intervals."""
+    text = TextTable(title=f"{table.plan['title']}, in percent", title_justify="left")
+    text.add_column("")
+    for column in table.columns:
+        text.add_column(f"{column.dataset} {column.architecture}")
+    for row in table.rows:
+        cells = [table.cell(row, column) for column in table.columns]
+        text.add_row(
+            row.label, *(estimate_text(c.estimate) if c.estimate else c.state for c in cells)
+        )
+    console.print(text)
 
 
 def show_list(console: Console) -> None:
