@@ -28,7 +28,7 @@ from suites.architectures import ARCHITECTURES
 from suites.datasets import DATASETS, DatasetError
 from suites.engine import Job
 from suites.progress import Display
-from suites.suite import Request, RequestError, Suite, choose, expand, rows_of
+from suites.suite import Request, RequestError, Suite, Wanted, choose, expand, rows_of
 from suites.table1 import SUITE as TABLE1
 
 SUITES: dict[str, Suite] = {suite.name: suite for suite in (TABLE1,)}
@@ -250,16 +250,22 @@ def check_data(request: Request, data_dir: Path | None, download: bool) -> None:
         datasets.load(name, data_dir, 0.1, download)
 
 
-def remaining(request: Request, store: Store) -> list[int]:
-    """Positions of the wanted cells that have no finished record. Unreadable ones are set aside."""
+def remaining(request: Request, store: Store) -> tuple[list[Wanted], int]:
+    """The wanted cells that have no finished record, and how many records are stale.
+
+    Unreadable records are set aside, with a warning.
+    """
     summary = store.read(w.cell.key for w in request.wanted)
     for line in summary.set_aside:
         sys.stderr.write(f"warning: unreadable record set aside: {line}\n")
-    return [
-        position
-        for position, w in enumerate(request.wanted)
-        if summary.records.get(w.cell.key, {}).get("status") not in FINAL
-    ]
+    todo, n_stale = [], 0
+    for wanted in request.wanted:
+        record = summary.records.get(wanted.cell.key)
+        if record is None or record["status"] not in FINAL:
+            todo.append(wanted)
+        else:
+            n_stale += record["code_sha"] != wanted.cell.code_sha()
+    return todo, n_stale
 
 
 def carry_out(
@@ -269,7 +275,7 @@ def carry_out(
     if args.fresh:
         for wanted in request.wanted:
             store.supersede(wanted.cell.key)
-    todo = [request.wanted[position] for position in remaining(request, store)]
+    todo, n_stale = remaining(request, store)
     jobs = [
         Job(
             cell=w.cell,
@@ -294,6 +300,12 @@ def carry_out(
         f"worker{'s' if workers > 1 else ''}",
         highlight=False,
     )
+    if n_stale:
+        console.print(
+            f"{n_stale} of those on record were made by older sources: they are shown as stale; "
+            "--fresh trains them again",
+            highlight=False,
+        )
     store.write_plan(request.plan)
     if jobs:
         signal.signal(signal.SIGTERM, _interrupt)
@@ -303,7 +315,7 @@ def carry_out(
             with display:
                 launcher.run(jobs, display.end, display.tick)
         except KeyboardInterrupt:
-            left = len(remaining(request, store))
+            left = len(remaining(request, store)[0])
             console.print(
                 f"interrupted: {len(request.wanted) - left} of {len(request.wanted)} cells are on "
                 "record, unfinished ones have checkpoints; the same command goes on",
@@ -388,9 +400,9 @@ def show_list(console: Console) -> None:
 
 def show_dry_run(console: Console, request: Request, store: Store) -> None:
     """Prints the wanted cells, those on record marked, and what no method can do."""
-    todo = set(remaining(request, store))
-    for position, wanted in enumerate(request.wanted):
-        state = "to train " if position in todo else "on record"
+    todo = remaining(request, store)[0]
+    for wanted in request.wanted:
+        state = "to train " if wanted in todo else "on record"
         console.print(f"{state}  {wanted.cell.key}  {wanted}", markup=False, highlight=False)
     for gap in request.plan["unsupported"]:
         console.print(f"cannot     {gap['row']} on {gap['column']}: {gap['reason']}",
