@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.metadata
 import importlib.util
@@ -29,6 +30,11 @@ def register(cls: type[Method]) -> type[Method]:
     for attribute in ("name", "label", "version", "source", "traits", "Config"):
         if not hasattr(cls, attribute):
             raise PluginError(f"method {cls.__qualname__} does not set `{attribute}`")
+    if not dataclasses.is_dataclass(cls.Config):
+        raise PluginError(f"{cls.__qualname__}.Config must be a (frozen) dataclass")
+    for field in dataclasses.fields(cls.Config):
+        if field.default is field.default_factory is dataclasses.MISSING:
+            raise PluginError(f"{cls.Config.__qualname__}.{field.name} needs a default")
     old = METHODS.setdefault(cls.name, cls)
     if old is not cls:
         raise PluginError(f"method name {cls.name!r} is already taken by {old.__module__}")

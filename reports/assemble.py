@@ -79,6 +79,7 @@ def _row(entry: Mapping[str, Any]) -> Row:
         readout=str(entry.get("readout") or "last"),
         readouts=tuple(entry.get("readouts") or (entry.get("readout") or "last",)),
         local=entry.get("local"),
+        feedback=entry.get("feedback") or "",
         description=str(entry.get("description") or ""),
         differs=tuple(map(str, entry.get("differs") or ())),
     )

@@ -91,6 +91,7 @@ class Row:
     readout: str
     readouts: tuple[str, ...]
     local: bool | None
+    feedback: str  # what reaches earlier parts from later ones besides a gradient; "" if nothing
     description: str
     differs: tuple[str, ...]
 

@@ -78,8 +78,9 @@ def report(methods: list[str], architectures: list[str], console: Console) -> in
             console.print(f"  {verdict} {name}: {len(contract.CHECKS) - len(found)} of "
                           f"{len(contract.CHECKS)} checks pass", markup=False,
                           style="red" if found else None)  # fmt: skip
-            for check, why in found.items():
-                console.print(f"         {check}: {why}", markup=False)
+            for why in dict.fromkeys(found.values()):
+                checks = ", ".join(check for check in found if found[check] == why)
+                console.print(f"         {checks}: {why}", markup=False)
     if not total:
         console.print("these methods declare none of these architectures")
         return 1

@@ -13,8 +13,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -148,7 +150,15 @@ def check_declaration(case: Case) -> None:
     assert vars(config)["__dataclass_params__"].frozen, "Config must be a frozen dataclass"
     config()
     assert isinstance(case.cls.version, int), "version must be an int"
-    assert case.cls.traits.readouts, "traits.readouts must name at least one readout"
+    traits, reason = case.cls.traits, case.refusal()
+    assert traits.readouts, "traits.readouts must name at least one readout"
+    assert isinstance(traits.feedback, str), "traits.feedback must be a sentence, or ''"
+    assert set(traits.sampled) <= set(traits.readouts), "traits.sampled names unknown readouts"
+    assert reason is None or isinstance(reason, str), "refuse must return a sentence, or None"
+    names = list(inspect.signature(case.cls.train_step).parameters)
+    assert names == ["self", "x", "y", "phase", "progress"], (
+        f"train_step takes {', '.join(names)}; it must take self, x, y, phase, progress"
+    )
     method = case.make()
     for steps in (1, 7, 60):
         total = sum(n for _, n in method.phases(steps))
@@ -161,6 +171,9 @@ def check_train_step(case: Case) -> None:
     x, y = toy(BATCH)
     x_before, y_before = x.clone(), y.clone()
     out = method.train_step(x, y, method.phases(STEPS)[0][0], 0.0)
+    assert isinstance(out, dict), (
+        f"train_step returns {type(out).__name__}, not a dictionary of detached scalars"
+    )
     assert torch.equal(x, x_before), "train_step writes to the images it was given"
     assert torch.equal(y, y_before), "train_step writes to the labels it was given"
     assert "loss" in out, "train_step must return a scalar called 'loss'"
@@ -205,6 +218,18 @@ def check_learns(case: Case) -> None:
             return
     assert end < start, f"the loss does not fall on a separable problem: {start:.3g} to {end:.3g}"
     assert right > 0.8, f"only {right:.0%} right on a separable problem of 4 classes"
+
+
+def check_every_unit_is_trained(case: Case) -> None:
+    """A block that never moves is a random projection; its head may learn all the same."""
+    steps = 12
+    method = case.make()
+    before = [_parameters(unit) for unit in method.units()]
+    fit(method, 0, steps, steps)
+    for i, (unit, start) in enumerate(zip(method.units(), before, strict=True)):
+        for name, parameter in unit.named_parameters():
+            assert bool(torch.isfinite(parameter).all()), f"{name} of unit {i} is not finite"
+        assert not torch.equal(_parameters(unit), start), f"unit {i} is never updated"
 
 
 def check_shuffled_labels(case: Case) -> None:
@@ -298,8 +323,8 @@ def check_locality(case: Case) -> None:
     reached = _influence(case, trained_steps=0)
     if case.cls.traits.local_updates:
         assert not reached, (
-            f"{reached[0]}: a gradient crosses units (a missing detach?), but "
-            "traits.local_updates is True"
+            f"{reached[0]}: a gradient crosses units (a missing detach?) or an error signal of "
+            "later units is used, but traits.local_updates is True"
         )
         if not case.cls.traits.feedback:
             reached = _influence(case, trained_steps=5)
@@ -352,6 +377,16 @@ def check_auxiliary_parameters(case: Case) -> None:
     assert torch.equal(before, predict(method, x)), (
         "the headline prediction needs parameters that lie in self.aux"
     )
+    counted = {id(p) for p in method.aux.parameters()}
+    for name, parameter in method.named_parameters():
+        if id(parameter) in counted:
+            continue
+        with torch.no_grad():
+            kept = parameter.clone()
+            parameter.add_(torch.randn(parameter.shape, generator=Generator().manual_seed(1)))
+            moved = not torch.equal(before, predict(method, x))
+            parameter.copy_(kept)
+        assert moved, f"the headline prediction does not need {name}: put it into self.aux"
 
 
 def check_passes(case: Case) -> None:
@@ -391,5 +426,12 @@ def failures(case: Case, names: list[str] | None = None) -> dict[str, str]:
         except AssertionError as error:
             found[name] = str(error)
         except Exception as error:
-            found[name] = f"{type(error).__name__}: {error}"
+            found[name] = f"{type(error).__name__}: {error}{_place(error, case.cls)}"
     return found
+
+
+def _place(error: Exception, cls: type[Method]) -> str:
+    """Where in the method's own file an exception came from: " (mine.py:55 in train_step)"."""
+    file = inspect.getfile(cls)
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
+    return f" ({Path(file).name}:{frames[-1].lineno} in {frames[-1].name})" if frames else ""

@@ -124,6 +124,12 @@ def _read(name: str, data_dir: Path | None, download: bool) -> tuple[Images, Ima
         ) from error
     digest = _digest(train, test)
     if dataset.sha256 is not None and digest != dataset.sha256:
+        if dataset.embedded:
+            raise DatasetError(
+                f"embedded dataset {name!r} has SHA-256 {digest}, not the one registered: another "
+                "version of its package may bring other data; if its loader was changed on "
+                "purpose, register this value"
+            )
         raise DatasetError(
             f"dataset {name!r} in {data_dir} is damaged: its pixels and labels have SHA-256 "
             f"{digest[:12]}…, not {dataset.sha256[:12]}…; delete {dataset.folder} there and fetch "
@@ -150,6 +156,8 @@ def _check_folder(dataset: Dataset, data_dir: Path | None, download: bool) -> No
 
 
 def _check_tensors(dataset: Dataset, images: Tensor, labels: Tensor) -> None:
+    if not isinstance(images, Tensor) or not isinstance(labels, Tensor):
+        raise DatasetError(f"dataset {dataset.name!r}: its loader must return torch tensors")
     if images.dtype != torch.uint8 or images.shape[1:] != dataset.shape:
         raise DatasetError(
             f"dataset {dataset.name!r}: images are {images.dtype} {tuple(images.shape[1:])}, "
@@ -158,7 +166,10 @@ def _check_tensors(dataset: Dataset, images: Tensor, labels: Tensor) -> None:
     if len(images) != len(labels) or len(images) == 0:
         raise DatasetError(f"dataset {dataset.name!r}: {len(images)} images, {len(labels)} labels")
     if not (int(labels.min()) >= 0 and int(labels.max()) < dataset.n_classes):
-        raise DatasetError(f"dataset {dataset.name!r}: labels outside 0..{dataset.n_classes - 1}")
+        raise DatasetError(
+            f"dataset {dataset.name!r}: labels run from {int(labels.min())} to "
+            f"{int(labels.max())}, not from 0 to {dataset.n_classes - 1}"
+        )
 
 
 def _digest(*parts: Images) -> str:

@@ -400,9 +400,9 @@ def show_list(console: Console) -> None:
 
 def show_dry_run(console: Console, request: Request, store: Store) -> None:
     """Prints the wanted cells, those on record marked, and what no method can do."""
-    todo = remaining(request, store)[0]
+    todo = {wanted.cell.key for wanted in remaining(request, store)[0]}
     for wanted in request.wanted:
-        state = "to train " if wanted in todo else "on record"
+        state = "to train " if wanted.cell.key in todo else "on record"
         console.print(f"{state}  {wanted.cell.key}  {wanted}", markup=False, highlight=False)
     for gap in request.plan["unsupported"]:
         console.print(f"cannot     {gap['row']} on {gap['column']}: {gap['reason']}",

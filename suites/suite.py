@@ -115,6 +115,8 @@ def choose(kind: str, wanted: Sequence[str] | None, known: Sequence[str]) -> lis
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"did you mean {close[0]!r}? " if close else ""
+            if kind == "method" and not close:
+                hint = "a method of your own needs --plugin FILE.py; "
             raise RequestError(f"unknown {kind} {name!r}: {hint}known: {', '.join(known)}")
     return list(dict.fromkeys(wanted))
 
@@ -249,6 +251,7 @@ def _describe(row: Row) -> dict[str, Any]:
         "readout": cls.traits.readouts[0],
         "readouts": list(cls.traits.readouts),
         "local": cls.traits.local_updates,
+        "feedback": cls.traits.feedback,
         "description": (inspect.getdoc(cls) or "").partition("\n")[0],
         "differs": departures(cls),
     }
