@@ -68,8 +68,9 @@ def posterior(bars: list[float], t: int) -> tuple[float, float, float]:
 class DenoisingBlock(nn.Module):
     """û_t: a noisy label and an image in, class logits out (Figure 6, discrete time).
 
-    Differs: the image encoder is the architecture under test. `cnn-small` is the paper's; where
-        the last block of another is not 256 wide, a linear layer behind it maps it to 256.
+    Differs: the image encoder is the architecture under test, and `cnn-small` is the paper's. As
+        there, the last dense layer of a convolutional encoder has no activation; other encoders
+        get a linear layer of 256 behind them.
     """
 
     def __init__(self, encoder: Blocks, n_classes: int, p_drop: float, rng: Generator) -> None:
@@ -77,25 +78,26 @@ class DenoisingBlock(nn.Module):
         self.encoder = encoder
         self.p_drop = p_drop
         self._rng = rng
-        width = encoder[-1].out_features
-        if width == 256:  # as in the paper, nothing stands between the last weights and the norm
-            encoder[-1].activation = nn.Identity()
-        self.image = nn.Sequential(
-            nn.Identity() if width == 256 else nn.Linear(width, 256), nn.BatchNorm1d(256)
-        )
+        last = encoder[-1]
+        width = 256
+        to_features: nn.Module = nn.Linear(last.out_features, width)
+        if encoder.kinds != {"dense"} and last.kind == "dense":
+            width, to_features = last.out_features, nn.Identity()
+            last.activation = nn.Identity()  # nothing stands between its weights and the norm
+        self.image = nn.Sequential(to_features, nn.BatchNorm1d(width))
         self.label_in = nn.Sequential(nn.Linear(n_classes, 256), nn.BatchNorm1d(256), nn.ReLU())
         self.label_skip = nn.Sequential(
             nn.Linear(256, 256), nn.BatchNorm1d(256), nn.ReLU(),
             nn.Linear(256, 256), nn.BatchNorm1d(256),
         )  # fmt: skip
         self.head = nn.Sequential(
-            nn.Linear(512, 256), nn.BatchNorm1d(256), nn.ReLU(),
+            nn.Linear(width + 256, 256), nn.BatchNorm1d(256), nn.ReLU(),
             nn.Linear(256, 128), nn.BatchNorm1d(128), nn.ReLU(),
             nn.Linear(128, n_classes),
         )  # fmt: skip
 
     def encode(self, x: Tensor) -> Tensor:
-        """Image features before the joint head, (B, 256)."""
+        """Image features before the joint head, (B, width)."""
         noise = self._noise if self.training and self.p_drop else None
         for position, block in enumerate(self.encoder):
             x = block(x, noise if position and x.dim() == 4 else None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -68,7 +69,9 @@ def load_file(path: Path | str) -> list[str]:
     path = Path(path).resolve()
     if not path.is_file():
         raise PluginError(f"plugin file {path} does not exist")
-    module_name = f"bpfree_plugin_{path.stem}"
+    # two files of one name in two folders are two modules
+    place = hashlib.sha256(str(path).encode()).hexdigest()[:8]
+    module_name = f"bpfree_plugin_{path.stem}_{place}"
     if module_name in sys.modules and sys.modules[module_name].__file__ == str(path):
         return [n for n, c in METHODS.items() if c.__module__ == module_name]
     spec = importlib.util.spec_from_file_location(module_name, path)

@@ -18,8 +18,9 @@ from typing import NoReturn
 from reports.assemble import build_table
 from reports.plan import PlanError
 from reports.table import Lookup, Table
+from results.files import write_atomically
 from results.record import RecordError
-from results.store import Store, write_atomically
+from results.store import Plan, Store
 
 
 class ReportError(ValueError):
@@ -27,12 +28,17 @@ class ReportError(ValueError):
 
 
 def build(
-    suite: str, store: Store, out_dir: Path | str, published: Lookup | None = None
+    suite: str,
+    store: Store,
+    out_dir: Path | str,
+    published: Lookup | None = None,
+    plan: Plan | None = None,
 ) -> list[Path]:
     """Writes the report of one suite to `<out_dir>/<suite>/` and returns the paths.
 
     Args:
         published: looks published numbers up; default is what `results.published` knows.
+        plan: what was asked for; default is the plan stored last for this suite.
 
     Raises:
         ReportError: no plan or a broken one is stored, or a folder cannot be read or written.
@@ -40,7 +46,7 @@ def build(
     if published is None:
         from results.published import published
     try:
-        table = read(suite, store, published)
+        table = read(suite, store, published, plan)
         for line in table.set_aside:
             print(f"warning: not read: {_one_line(line)}", file=sys.stderr)
         return write(table, Path(out_dir))
@@ -52,15 +58,17 @@ def build(
         ) from error
 
 
-def read(suite: str, store: Store, published: Lookup | None = None) -> Table:
+def read(
+    suite: str, store: Store, published: Lookup | None = None, plan: Plan | None = None
+) -> Table:
     """The table of a suite as it stands now. Raises ReportError, OSError."""
     try:
-        plan = store.read_plan(suite)
+        plan = plan or store.read_plan(suite)
         if plan is None:
             raise ReportError(_no_plan(suite, store))
         keys = [cell["key"] for cell in plan["cells"] if "key" in cell]
         summary = store.read(keys)
-        return build_table(plan, summary.records, store.live(), published, summary.set_aside)
+        return build_table(plan, summary.records, store.live(), published, summary.unreadable)
     except (RecordError, PlanError, TypeError) as error:
         raise ReportError(
             f"the plan of suite {suite!r} in {store.plans_dir} cannot be read: {error}; write it "

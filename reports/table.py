@@ -148,4 +148,7 @@ class Table:
 
 def lower_is_better(metric: str) -> bool:
     """Whether a small value of the headline is the good one."""
-    return metric.endswith(("loss", "_s", "_bytes", "_j"))
+    if metric.endswith("_per_s"):
+        return False
+    costs = ("loss", "_s", "_bytes", "_j", "_per_image", "_per_prediction")
+    return metric.endswith(costs) or metric.startswith("n_params")

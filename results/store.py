@@ -20,9 +20,12 @@ import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+from results.files import write_atomically
+from results.lease import is_alive
 from results.record import FINAL, Record, RecordError, check, parse, without_nan
 
 Plan = dict[str, Any]
@@ -33,7 +36,7 @@ class Summary:
     """What was read for one set of keys."""
 
     records: dict[str, Record] = field(default_factory=dict)
-    set_aside: list[str] = field(default_factory=list)  # one line per unreadable file
+    unreadable: list[str] = field(default_factory=list)  # one line per file
 
 
 class Store:
@@ -55,8 +58,9 @@ class Store:
         """
         for folder in (self.records_dir, self.plans_dir, self.live_dir, self.checkpoints_dir):
             folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=self.records_dir) as probe:
-            probe.write(b"writable")
+        with tempfile.TemporaryDirectory(dir=self.records_dir, prefix=".probe-") as probe:
+            (Path(probe) / "a").write_text("writable")
+            os.link(Path(probe) / "a", Path(probe) / "b")  # records are published by linking
 
     # ---------------------------------------------------------------- records
 
@@ -97,19 +101,19 @@ class Store:
 
     def supersede(self, key: str) -> None:
         """Puts a finished record out of the way so that the cell runs again. Nothing is deleted."""
+        (self.checkpoints_dir / f"{key}.pt").unlink(missing_ok=True)
         current = self.records_dir / f"{key}.json"
-        if not current.exists():
-            return
-        n = 1
-        while (target := self.records_dir / f"{key}.superseded-{n}.json").exists():
-            n += 1
-        current.rename(target)
+        if current.exists():
+            _move(current, (self.records_dir / f"{key}.superseded-{n}.json" for n in count(1)))
 
-    def read(self, keys: Iterable[str]) -> Summary:
+    def read(self, keys: Iterable[str], set_aside: bool = False) -> Summary:
         """The record of each key: the finished one, else the latest accident, else none.
 
-        Unreadable files are moved to `set-aside/` and named in the summary; they never hide
-        the other records. Files of a newer schema are named and left where they are.
+        Unreadable files are named in the summary and never hide the other records.
+
+        Args:
+            set_aside: also move unreadable files to `set-aside/`, so that their cells can be run
+                again; for the program that runs cells. Files of a newer schema stay in any case.
         """
         summary = Summary()
         wanted = set(keys)
@@ -127,7 +131,7 @@ class Store:
             candidates = [f"{key}.json"] if key in finished else []
             candidates += sorted(accidents.get(key, []), key=self._age)
             for name in candidates:
-                record = self._load(name, key, summary)
+                record = self._load(name, key, summary, set_aside)
                 if record is not None:
                     summary.records[key] = record
                     break
@@ -146,7 +150,7 @@ class Store:
         """Newest first when sorted."""
         return -(self.records_dir / name).stat().st_mtime
 
-    def _load(self, name: str, key: str, summary: Summary) -> Record | None:
+    def _load(self, name: str, key: str, summary: Summary, set_aside: bool) -> Record | None:
         path = self.records_dir / name
         try:
             record = parse(path.read_bytes())
@@ -156,21 +160,16 @@ class Store:
         except FileNotFoundError:
             return None
         except RecordError as error:
-            if "newer than" in str(error):
-                summary.set_aside.append(f"{path}: {error}")
-            else:
-                moved = self.set_aside(path)
-                summary.set_aside.append(f"{path}: {error}; moved to {moved}")
+            line = f"{path}: {error}"
+            if set_aside and "newer than" not in str(error):
+                line += f"; moved to {self.set_aside(path)}"
+            summary.unreadable.append(line)
             return None
 
     def set_aside(self, path: Path) -> Path:
         """Moves an unreadable file out of the way, under a name that is not taken."""
         self.set_aside_dir.mkdir(parents=True, exist_ok=True)
-        n = 1
-        while (target := self.set_aside_dir / f"{path.name}.{n}").exists():
-            n += 1
-        path.rename(target)
-        return target
+        return _move(path, (self.set_aside_dir / f"{path.name}.{n}" for n in count(1)))
 
     # ------------------------------------------------------------------ plans
 
@@ -201,8 +200,6 @@ class Store:
 
     def live(self) -> dict[str, dict[str, Any]]:
         """Cells somebody is at work on: key -> {host, process, epoch, epochs, at, ...}."""
-        from results.claim import is_alive  # claims are written with this module's help
-
         alive = {}
         for path in self.live_dir.glob("*.json"):
             try:
@@ -214,15 +211,15 @@ class Store:
         return alive
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file in one step: a reader sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".part-")
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+def _move(path: Path, names: Iterable[Path]) -> Path:
+    """Gives a file the first name that is free; never replaces another file."""
+    for name in names:
+        try:
+            os.link(path, name)
+        except FileExistsError:
+            continue
+        except FileNotFoundError:  # another process was faster
+            return name
+        path.unlink(missing_ok=True)
+        return name
+    raise AssertionError("names never end")

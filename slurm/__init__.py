@@ -1,1 +1,1 @@
-"""Slurm: submits callables to a cluster through submitit; knows nothing of learning."""
+"""Slurm: will submit callables to a cluster through submitit; knows nothing of learning."""

@@ -10,11 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from methods import METHODS, Method
+import torch
+
+from methods import METHODS, Method, Task
 from methods.base import resolve_config
 from results.record import cell_key
 from suites.architectures import ARCHITECTURES
 from suites.datasets import AUGMENTATIONS, DATASETS
+from suites.seeds import derive_seed, generator
 
 PROTOCOL_VERSION = 1  # raised whenever the engine may give other numbers for the same settings
 
@@ -36,8 +39,13 @@ class Protocol:
             raise ValueError(f"epochs must be at least 1, not {self.epochs}")
         if self.batch_size < 2:
             raise ValueError(f"batch size must be at least 2, not {self.batch_size}")
-        if self.augmentation not in AUGMENTATIONS:
-            raise ValueError(f"unknown augmentation {self.augmentation!r}")
+        for name, known in (
+            ("augmentation", AUGMENTATIONS),
+            ("selection", ("last",)),
+            ("precision", ("float32",)),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}: {', '.join(known)}")
 
 
 @dataclass(frozen=True)
@@ -98,6 +106,20 @@ class Cell:
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in self.config.items()}
         return resolve_config(self.method_class(), values)
 
+    def build(self, task: Task, device: torch.device) -> Method:
+        """The method of this cell, newly initialised, on its device.
+
+        The blocks of one seed start alike for all methods, unless the rule prescribes a start of
+        its own; what a method adds draws from another stream.
+        """
+        cls, config = self.method_class(), self.method_config()
+        place = (self.seed, self.dataset, self.architecture)
+        torch.manual_seed(derive_seed(*place, "initial weights"))
+        blocks = ARCHITECTURES[self.architecture].blocks(task, cls.style(config))
+        torch.manual_seed(derive_seed(*place, self.method, "heads"))
+        rng = generator(device, *place, self.method, "noise")
+        return cls(blocks, task, config, rng).to(device)
+
     def code_sha(self) -> str:
         """Hash of the sources whose edits may change this cell's numbers.
 
@@ -118,7 +140,7 @@ def sources_sha(method: type[Method]) -> str:
     """SHA-256, 16 digits, of the files of a method, the contract, the blocks and the engine."""
     modules = {cls.__module__ for cls in method.__mro__ if issubclass(cls, Method)}
     modules |= {"methods.blocks", ARCHITECTURES["resnet18"].__module__}
-    modules |= {"suites.datasets", "suites.engine", "suites.seeds", __name__}
+    modules |= {"suites.checkpoint", "suites.datasets", "suites.engine", "suites.seeds", __name__}
     sha = hashlib.sha256()
     for module in sorted(modules):
         __import__(module)

@@ -197,10 +197,16 @@ def prepare(
         images = random_crop(images, images.shape[-1] // 8, rng)
         if augmentation == "crop+flip":
             images = random_flip(images, rng)
-    scale = torch.tensor([1 / (255 * s) if s else 1.0 for s in task.std], device=images.device)
-    shift = torch.tensor([255 * m for m in task.mean], device=images.device)
-    x = images.to(torch.float32)
-    return x.sub_(shift.view(1, -1, 1, 1)).mul_(scale.view(1, -1, 1, 1))
+    shift, scale = _standardisation(task, images.device)
+    return images.to(torch.float32).sub_(shift).mul_(scale)
+
+
+@functools.lru_cache(maxsize=8)
+def _standardisation(task: Task, device: torch.device) -> tuple[Tensor, Tensor]:
+    """What to subtract from and multiply grey levels with, kept on the device: (1, C, 1, 1)."""
+    shift = torch.tensor([255 * m for m in task.mean], device=device)
+    scale = torch.tensor([1 / (255 * s) if s else 1.0 for s in task.std], device=device)
+    return shift.view(1, -1, 1, 1), scale.view(1, -1, 1, 1)
 
 
 def random_crop(images: Tensor, pad: int, rng: Generator) -> Tensor:

@@ -9,36 +9,32 @@ gives, on the same machine, the same bits as one that was not.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import os
-import pickle
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor
 
 from methods import Method, Task
-from results.claim import Claim
+from results.lease import Lease
 from results.record import FINAL, SCHEMA, Record
 from results.store import Store
-from suites import datasets, environment
-from suites.architectures import ARCHITECTURES
+from suites import cost, datasets, environment
 from suites.cell import Cell
+from suites.checkpoint import Checkpoint, Progress, UnusableCheckpoint
 from suites.datasets import Data, Images
-from suites.seeds import derive_seed, generator
+from suites.seeds import generator
 
 EVAL_BATCH = 256
 LOSS_CHECK_STEPS = 50  # how often the device is asked whether the loss is still finite
-CHECKPOINT_FORMAT = 1
 
 
 class Stopped(Exception):
@@ -85,23 +81,6 @@ class Outcome:
     test_pct: float | None = None
 
 
-@dataclass
-class Progress:
-    """What a checkpoint holds besides the method: where we are and what was seen so far."""
-
-    step: int = 0
-    curves: dict[str, list[float]] = field(
-        default_factory=lambda: {
-            k: [] for k in ("epoch", "train_loss", "val_accuracy_pct", "val_loss", "train_s")
-        }
-    )
-    losses: list[float] = field(default_factory=list)  # of the steps of the unfinished epoch
-    train_s: float = 0.0
-    eval_s: float = 0.0
-    sessions: int = 0  # times this cell was started or resumed
-    started_at: str = ""
-
-
 def use_deterministic_algorithms() -> None:
     """Same seed, same bits, as far as torch can; called once in every process that trains."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -109,6 +88,9 @@ def use_deterministic_algorithms() -> None:
     # filling every new tensor guards against reading uninitialised memory, at a cost in speed
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
+    # the protocol says float32; TensorFloat-32 has 10 bits of mantissa, and is on by default
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def run(
@@ -123,19 +105,20 @@ def run(
         watch: told of progress ("epoch", "epochs", "step", "steps", "val") as it is made.
     """
     store, key = Store(job.results_dir), job.cell.key
-    claim = Claim(store.live_dir / f"{key}.json", {"key": key, "cell": job.label})
-    if not claim.acquire():
+    lease = Lease(store.live_dir / f"{key}.json", {"key": key, "cell": job.label})
+    if not lease.acquire():
         return Outcome("busy")
 
     def report(progress: dict[str, Any]) -> None:
-        claim.renew(**progress)
         watch(progress)
+        if not lease.renew(**progress):
+            raise Stopped
 
     try:
-        # only the holder of the claim may look: another process may just have finished the cell
+        # only the holder of the lease may look: another process may just have finished the cell
         finished = store.read([key]).records.get(key)
         if finished is not None and finished["status"] in FINAL:
-            return Outcome(finished["status"])
+            return Outcome(finished["status"], finished["reason"])
         checkpoint = Checkpoint(store, job.cell)
         record = attempt(job, checkpoint, stop, report)
         store.publish(record)
@@ -151,7 +134,7 @@ def run(
     except Stopped:
         return Outcome("stopped")
     finally:
-        claim.release()
+        lease.release()
 
 
 def attempt(
@@ -197,7 +180,6 @@ class Trial:
         self.progress = Progress(started_at=_now())
         self.metrics: dict[str, Any] = {}
         self.cost: dict[str, Any] = {}
-        self.memory: dict[str, int | None] = {}
         self.data_sha256: str | None = None
         self.test_images_per_s: float | None = None
         self.warnings: list[str] = []
@@ -208,22 +190,24 @@ class Trial:
         cpu_data = datasets.load(self.cell.dataset, self.job.data_dir, protocol.val_fraction)
         self.data_sha256 = cpu_data.sha256
         data = cpu_data.to(self.device)
-        self.cost = measure_cost(self.cell, data, self.device)
+        self.cost = cost.measure_cost(self.cell, data, self.device)
 
         peak = environment.PeakMemory(self.device)
-        method = build(self.cell, data.task, self.device)
+        method = self.cell.build(data.task, self.device)
         try:
             saved = self.checkpoint.load(method)
-        except CorruptCheckpoint as event:
+        except UnusableCheckpoint as event:
             self.warnings.append(f"checkpoint set aside, the cell starts anew: {event}")
-            saved, method = None, build(self.cell, data.task, self.device)
+            saved, method = None, self.cell.build(data.task, self.device)
         if saved is not None:
             self.progress = saved
         self.progress.sessions += 1
         try:
             self.train(method, data)
         finally:
-            self.memory = peak.read()
+            for name, value in peak.read().items():  # the largest of all sessions of this cell
+                before = self.progress.memory.get(name)
+                self.progress.memory[name] = max(filter(None, (before, value)), default=None)
         if self.progress.train_s > self.job.checkpoint_s:
             self.checkpoint.save(method, self.progress)  # reading the test set may take long, too
         with self._saving_when_stopped(method):
@@ -264,7 +248,8 @@ class Trial:
                     x = self._images(data, index, epoch, i)
                     done = epoch * per_epoch + i
                     out = method.train_step(x, data.train[1][index], phase_of(done), done / steps)
-                    losses[i] = out["loss"]
+                    # 0 · x is NaN for any x that is not finite: no part of a loss goes unwatched
+                    losses[i] = out["loss"] + 0 * sum(v for k, v in out.items() if k != "loss")
                     progress.step = done + 1
                     if (i + 1) % LOSS_CHECK_STEPS == 0:
                         _check_finite(losses[: i + 1], epoch * per_epoch)
@@ -380,7 +365,7 @@ class Trial:
                 "train_images_per_s": rate,
                 "eval_images_per_s": self.test_images_per_s,
             },
-            "memory": self.memory,
+            "memory": progress.memory,
             "cost": self.cost,
             "data_sha256": self.data_sha256,
             "environment": environment.describe(self.device),
@@ -397,20 +382,6 @@ def accident(job: Job, status: str, reason: str) -> Record:
     """The record of a cell whose process did not live to write one (killed, lost, timeout)."""
     checkpoint = Checkpoint(Store(job.results_dir), job.cell)
     return Trial(job, torch.device("cpu"), checkpoint).record(status, reason, None)
-
-
-def build(cell: Cell, task: Task, device: torch.device) -> Method:
-    """The method of a cell, newly initialised, on its device.
-
-    The blocks of one seed start alike for all methods; what a method adds draws from a stream of
-    its own.
-    """
-    cls, config = cell.method_class(), cell.method_config()
-    torch.manual_seed(derive_seed(cell.seed, cell.dataset, cell.architecture, "initial weights"))
-    blocks = ARCHITECTURES[cell.architecture].blocks(task, cls.style(config))
-    torch.manual_seed(derive_seed(cell.seed, cell.dataset, cell.architecture, cell.method, "heads"))
-    rng = generator(device, cell.seed, cell.dataset, cell.architecture, cell.method, "noise")
-    return cls(blocks, task, config, rng).to(device)
 
 
 @torch.no_grad()
@@ -443,125 +414,6 @@ def evaluate(
     method.train(was_training)
     n = len(labels)
     return {"accuracy_pct": 100 * int(right) / n, "loss": float(loss) / n}
-
-
-def measure_cost(cell: Cell, data: Data, device: torch.device) -> dict[str, Any]:
-    """Parameters, FLOPs and passes of a cell, on a throw-away copy, before the clock starts.
-
-    FLOPs are those executed in matrix products and convolutions, 2 per multiply-add, for one
-    training step and one prediction, per image; element-wise work counts as none. The step also
-    warms the device up, so that the first timed step is like the others.
-    """
-    method = build(cell, data.task, device)
-    n = min(cell.protocol.batch_size, len(data.train[1]))
-    x, y = datasets.prepare(data.train[0][:n], data.task), data.train[1][:n]
-    total = sum(p.numel() for p in method.parameters())
-    aux = sum(p.numel() for p in method.aux.parameters())
-    phase = method.phases(1)[0][0]
-    with FlopCounterMode(display=False) as training:
-        method.train_step(x, y, phase, 0.0)
-    method.eval()
-    readout = method.traits.readouts[0]
-    rng = generator(device, cell.seed, "cost")
-    with (
-        torch.no_grad(),
-        FlopCounterMode(display=False) as prediction,
-        count_passes(method) as passes,
-    ):
-        method.logits(x, readout, rng)
-    return {
-        "n_params": total - aux,
-        "n_params_aux": aux,
-        "flops_train_per_image": training.get_total_flops() / n,
-        "flops_eval_per_image": prediction.get_total_flops() / n,
-        "passes_per_prediction": passes() / n,
-    }
-
-
-@contextlib.contextmanager
-def count_passes(method: Method) -> Iterator[Callable[[], int]]:
-    """Counts samples through the stacks of blocks: the busiest position of all, summed over stacks.
-
-    A method may hold several copies of its stack (one per denoising step): each copy counts.
-    """
-    counts: dict[int, list[int]] = {}
-    hooks = []
-    stacks = [m for m in method.modules() if isinstance(m, type(method.blocks))]
-    for s, stack in enumerate(stacks):
-        counts[s] = [0] * len(stack)
-        for position, block in enumerate(stack):
-
-            def count(module: nn.Module, args: Any, s: int = s, position: int = position) -> None:
-                counts[s][position] += len(args[0])
-
-            hooks.append(block.register_forward_pre_hook(count))
-    try:
-        yield lambda: sum(max(c, default=0) for c in counts.values())
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-# ----------------------------------------------------------------------------- checkpoint
-
-
-class Checkpoint:
-    """Where a cell goes on after an interruption: one file, replaced in one step."""
-
-    def __init__(self, store: Store, cell: Cell) -> None:
-        self._store = store
-        self.path = store.checkpoints_dir / f"{cell.key}.pt"
-        self._identity = {"format": CHECKPOINT_FORMAT, "key": cell.key, "code": cell.code_sha()}
-
-    def save(self, method: Method, progress: Progress) -> None:
-        """Writes the whole state of a run."""
-        document = {
-            **self._identity,
-            "method": method.state_dict(),
-            "progress": dataclasses.asdict(progress),
-            "torch_rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None,
-        }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_name(f".part-{self.path.name}.{os.getpid()}")
-        with open(part, "wb") as file:
-            torch.save(document, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, self.path)
-
-    def load(self, method: Method) -> Progress | None:
-        """Restores a run; None when there is nothing to restore.
-
-        A file that cannot be read is set aside with a warning and the cell starts anew; one made
-        by other sources is discarded, since going on from it would mix two programs in one number.
-        """
-        if not self.path.exists():
-            return None
-        try:
-            document = torch.load(self.path, map_location="cpu", weights_only=True)
-            if {k: document.get(k) for k in self._identity} != self._identity:
-                self.remove()
-                return None
-            method.load_state_dict(document["method"])
-            torch.set_rng_state(document["torch_rng"])
-            if document["cuda_rng"] is not None and torch.cuda.is_available():
-                torch.cuda.set_rng_state_all(document["cuda_rng"])
-            return Progress(**document["progress"])
-        except (RuntimeError, ValueError, KeyError, TypeError, EOFError, AttributeError,
-                pickle.UnpicklingError, OSError) as error:  # fmt: skip
-            moved = self._store.set_aside(self.path)
-            raise CorruptCheckpoint(
-                f"{self.path}: {type(error).__name__}; moved to {moved}"
-            ) from error
-
-    def remove(self) -> None:
-        """Forgets the checkpoint of a finished cell."""
-        self.path.unlink(missing_ok=True)
-
-
-class CorruptCheckpoint(Exception):
-    """A checkpoint that could not be read was set aside; the message names both files."""
 
 
 # ---------------------------------------------------------------------------------- parts

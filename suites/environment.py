@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import functools
+import gc
 import importlib.metadata
 import os
 import platform
@@ -105,8 +108,14 @@ class PeakMemory:
         self.device = device
         self._base: int | None = None
         if device.type == "cuda":
+            torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
         else:
+            # memory that earlier work freed must go back to the system first, or this work would
+            # seem to need none
+            gc.collect()
+            with contextlib.suppress(OSError, AttributeError):
+                ctypes.CDLL("libc.so.6").malloc_trim(0)
             try:
                 Path("/proc/self/clear_refs").write_text("5")
                 self._base = _status_bytes("VmRSS")

@@ -1,7 +1,7 @@
 """The local launcher: worker processes that train cells and never oversubscribe the cores.
 
 A worker is a process of its own, so a cell that is killed (out of memory, say) costs that cell and
-nothing else. Workers report through the claims they hold, which any other program may read too.
+nothing else. Workers report through the leases they hold, which any other program may read too.
 """
 
 from __future__ import annotations
@@ -84,11 +84,9 @@ class Launcher:
         try:
             self.crew = [self._hire(i) for i in range(min(self.workers, len(jobs)))]
             while waiting or any(w.job for w in self.crew):
-                for worker in self.crew:
-                    if worker.job is None:
-                        worker.job = _next(waiting, not_before)
-                        if worker.job is not None:
-                            worker.pipe.send(worker.job)
+                for position, worker in enumerate(self.crew):
+                    if worker.job is None and (job := _next(waiting, not_before)) is not None:
+                        self.crew[position] = self._give(worker, job)
                 tick()
                 handles = [w.pipe for w in self.crew] + [w.process.sentinel for w in self.crew]
                 ready = set(wait(handles, timeout=0.1))
@@ -104,7 +102,8 @@ class Launcher:
                         outcome = _bury(worker, job)
                     worker.job = None
                     assert job is not None
-                    if outcome.status == "busy":
+                    if outcome.status in ("busy", "stopped"):
+                        # somebody else is at work on it, or somebody else stopped our worker
                         not_before[job.cell.key] = time.monotonic() + BUSY_RETRY_S
                         waiting.append(job)
                     else:
@@ -113,6 +112,17 @@ class Launcher:
             self._stop(patience_s=STOP_PATIENCE_S)
             raise
         self._stop(patience_s=5.0)
+
+    def _give(self, worker: Worker, job: Job) -> Worker:
+        """Hands a job to a worker, or to a new one in its place if it has died while idle."""
+        for _ in range(3):
+            try:
+                worker.pipe.send(job)
+                worker.job = job
+                return worker
+            except OSError:
+                worker = self._hire(worker.index)
+        raise RuntimeError("worker processes end as soon as they start")
 
     def _hire(self, index: int) -> Worker:
         threads = max(1, usable_cores() // self.workers)
@@ -249,6 +259,8 @@ def _work(pipe: Connection, parent: int, index: int, threads: int, plugins: list
             outcome = engine.run(job, stop)
         with contextlib.suppress(OSError):
             pipe.send(outcome)
+        if outcome.status in ("failed", "oom") and job.device != "cpu":
+            return  # an error of the device may stay with the process: a new one takes over
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import argparse
 import shlex
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -237,6 +238,8 @@ def check_writable(store: Store, report_dir: Path) -> None:
         ) from None
     try:
         report_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=report_dir):
+            pass
     except OSError as error:
         raise RequestError(
             f"report directory {report_dir} cannot be made ({error.strerror}); "
@@ -255,8 +258,8 @@ def remaining(request: Request, store: Store) -> tuple[list[Wanted], int]:
 
     Unreadable records are set aside, with a warning.
     """
-    summary = store.read(w.cell.key for w in request.wanted)
-    for line in summary.set_aside:
+    summary = store.read((w.cell.key for w in request.wanted), set_aside=True)
+    for line in summary.unreadable:
         sys.stderr.write(f"warning: unreadable record set aside: {line}\n")
     todo, n_stale = [], 0
     for wanted in request.wanted:
@@ -309,6 +312,7 @@ def carry_out(
     store.write_plan(request.plan)
     if jobs:
         signal.signal(signal.SIGTERM, _interrupt)
+        signal.signal(signal.SIGHUP, _interrupt)  # the terminal is gone
         display = Display(console, jobs, store.live_dir)
         launcher = local.Launcher(workers, args.plugin)
         try:
@@ -318,7 +322,8 @@ def carry_out(
             left = len(remaining(request, store)[0])
             console.print(
                 f"interrupted: {len(request.wanted) - left} of {len(request.wanted)} cells are on "
-                "record, unfinished ones have checkpoints; the same command goes on",
+                "record, unfinished ones have checkpoints; the same command goes on"
+                + (" (without --fresh)" if args.fresh else ""),
                 highlight=False,
             )
             return 130
@@ -334,8 +339,9 @@ def report(args: argparse.Namespace, request: Request, store: Store, console: Co
     from reports import build as reports  # matplotlib: not needed before now
 
     try:
-        paths = reports.build(request.suite.name, store, args.report_dir)
-        show_table(reports.read(request.suite.name, store), console)
+        # the plan at hand, not the stored one: another run may have written its own by now
+        paths = reports.build(request.suite.name, store, args.report_dir, plan=request.plan)
+        show_table(reports.read(request.suite.name, store, plan=request.plan), console)
     except reports.ReportError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

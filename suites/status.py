@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def show(plan: Plan, store: Store, console: Console) -> int:
     """Prints the state of every (row, column) and every failure; returns the exit status."""
     summary = store.read(cell["key"] for cell in plan["cells"])
-    for line in summary.set_aside:
+    for line in summary.unreadable:
         sys.stderr.write(f"warning: unreadable record set aside: {line}\n")
     live = store.live()
     states: dict[tuple[str, str], Counter[str]] = {}

@@ -10,7 +10,8 @@ from __future__ import annotations
 from suites.cell import Protocol
 from suites.suite import Profile, Suite
 
-GREY = ("mnist", "fashion-mnist")
+# Only what may be mirrored is: a mirrored digit or letter is another one, or none.
+AUGMENTATION = {"cifar10": "crop+flip", "cifar100": "crop+flip", "svhn": "crop"}
 
 
 def quick(dataset: str, architecture: str) -> Protocol:
@@ -19,17 +20,16 @@ def quick(dataset: str, architecture: str) -> Protocol:
 
 
 def standard(dataset: str, architecture: str) -> Protocol:
-    """30 epochs on grey images, 60 on coloured ones with crops and flips."""
-    if dataset in GREY:
+    """30 epochs on grey images, 60 on coloured, augmented ones."""
+    if dataset not in AUGMENTATION:
         return Protocol(epochs=30)
-    return Protocol(epochs=60, augmentation="crop+flip")
+    return Protocol(epochs=60, augmentation=AUGMENTATION[dataset])
 
 
 def paper(dataset: str, architecture: str) -> Protocol:
     """The longest budget that any of the compared papers gives this kind of data."""
-    if dataset in GREY:
-        return Protocol(epochs=100, augmentation="crop")
-    return Protocol(epochs=400, augmentation="crop+flip")
+    epochs = 100 if dataset not in AUGMENTATION or dataset == "svhn" else 400
+    return Protocol(epochs=epochs, augmentation=AUGMENTATION.get(dataset, "crop"))
 
 
 SUITE = Suite(

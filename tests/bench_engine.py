@@ -18,10 +18,11 @@ import pytest
 import torch
 
 from methods import Task
-from results.claim import Claim
+from results.lease import Lease
 from results.store import Store
-from suites import datasets, engine, local
+from suites import datasets, local
 from suites.cell import Cell, Protocol
+from suites.checkpoint import Checkpoint
 from suites.datasets import Data
 from suites.engine import Job, Trial
 
@@ -50,7 +51,7 @@ def test_engine_against_bare_loop(name: str, benchmark: Any, tmp_path: Path) -> 
     cell = Cell.of(name, {}, "mlp-3x1000", "mnist", Protocol(epochs=1), 0)
     job = Job(cell, "bench", "table1", "bench", "make bench", tmp_path)
     store = Store(tmp_path)
-    method = engine.build(cell, data.task, CPU)
+    method = cell.build(data.task, CPU)
     x_all, y_all = datasets.prepare(data.train[0], data.task), data.train[1]
     batch, n = cell.protocol.batch_size, len(y_all)
     bare_s: list[float] = []
@@ -66,9 +67,9 @@ def test_engine_against_bare_loop(name: str, benchmark: Any, tmp_path: Path) -> 
 
     def engine_epoch() -> None:
         start = time.perf_counter()
-        claim = Claim(store.live_dir / "bench.json", {})
-        checkpoint = engine.Checkpoint(store, cell)
-        trial = Trial(job, CPU, checkpoint, report=lambda progress: claim.renew(**progress))
+        lease = Lease(store.live_dir / "bench.json", {})
+        checkpoint = Checkpoint(store, cell)
+        trial = Trial(job, CPU, checkpoint, report=lambda progress: lease.renew(**progress))
         trial.train(method, data)
         engine_s.append(time.perf_counter() - start)
 

@@ -85,6 +85,16 @@ class Mine(Method):
 
 PLANTED = {
     "missing detach": ("x = h.detach()  # DETACH", "x = h", "locality"),
+    "missing detach behind heads that start at zero, with an excuse": (
+        "x = h.detach()  # DETACH",
+        "x = h",
+        "locality",
+    ),
+    "a block that never moves": (
+        "self.optimizer = adamw(trainable(self), config.lr, 0.0)",
+        "self.optimizer = adamw(trainable(*list(blocks)[1:], self.head, self.aux), config.lr, 0.0)",
+        "every_unit_is_trained",
+    ),
     "label leak through the last batch": (
         "# AFTER",
         "self.seen = (x.detach(), F.one_hot(y, self.task.n_classes) * 9.0)",
@@ -138,7 +148,12 @@ def test_planted_bug_is_caught(bug: str, tmp_path: Path) -> None:
             "s = getattr(self, 'seen', None); out = self.head(self.blocks(x)); "
             "return out + s[1] if s is not None and len(s[1]) == len(x) else out",
         )
+    if "excuse" in bug:
+        text = text.replace("local_updates=True", "local_updates=True, feedback='a schedule'")
+        zero = "\n        [nn.init.zeros_(p) for h in heads for p in h.parameters()]"
+        text = text.replace("self.head = heads[-1]", "self.head = heads[-1]" + zero)
     (tmp_path / "mine.py").write_text(text)
     done = _check(tmp_path / "mine.py")
     assert done.returncode == 1, done.stdout + done.stderr
-    assert f"\n         {check}: " in done.stdout, done.stdout
+    lines = [line for line in done.stdout.splitlines() if line.startswith(" " * 9)]
+    assert any(check in line.partition(": ")[0] for line in lines), done.stdout

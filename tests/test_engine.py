@@ -19,7 +19,7 @@ from torch import Tensor
 
 from methods import METHODS
 from results import Store
-from suites import datasets, engine, local
+from suites import cost, datasets, engine, local
 from suites.cell import Cell, Protocol
 from suites.engine import Job
 
@@ -69,10 +69,10 @@ def test_a_finished_cell_is_not_run_again(tmp_path: Path, monkeypatch: pytest.Mo
     assert engine.run(work).status == "ok"
 
 
-def test_a_cell_claimed_by_another_process_is_left_alone(tmp_path: Path) -> None:
+def test_a_cell_leased_by_another_process_is_left_alone(tmp_path: Path) -> None:
     work = job(tmp_path)
-    claim = engine.Claim(tmp_path / "live" / f"{work.cell.key}.json", {})
-    assert claim.acquire()
+    lease = engine.Lease(tmp_path / "live" / f"{work.cell.key}.json", {})
+    assert lease.acquire()
     assert engine.run(work).status == "busy"
 
 
@@ -179,26 +179,26 @@ def test_an_exception_becomes_a_record(tmp_path: Path, monkeypatch: pytest.Monke
 def test_costs_against_closed_forms() -> None:
     """2 FLOPs per multiply-add; backward costs twice forward but for the first layer's input."""
     cell = Cell.of("backprop", {}, "mlp-2x500", "digits", Protocol(1, 64), 0)
-    cost = engine.measure_cost(cell, datasets.load("digits", None, 0.1), CPU)
+    found = cost.measure_cost(cell, datasets.load("digits", None, 0.1), CPU)
     layers = [64 * 500, 500 * 500, 500 * 10]
-    assert cost["n_params"] == sum(layers) + 500 + 500 + 10 and cost["n_params_aux"] == 0
-    assert cost["flops_eval_per_image"] == 2 * sum(layers)
-    assert cost["flops_train_per_image"] == 6 * sum(layers) - 2 * layers[0]
-    assert cost["passes_per_prediction"] == 1
+    assert found["n_params"] == sum(layers) + 500 + 500 + 10 and found["n_params_aux"] == 0
+    assert found["flops_eval_per_image"] == 2 * sum(layers)
+    assert found["flops_train_per_image"] == 6 * sum(layers) - 2 * layers[0]
+    assert found["passes_per_prediction"] == 1
 
     local_rule = Cell.of("mono-forward", {}, "mlp-2x500", "digits", Protocol(1, 64), 0)
-    cost = engine.measure_cost(local_rule, datasets.load("digits", None, 0.1), CPU)
-    assert cost["n_params_aux"] == 500 * 10 + 10
+    found = cost.measure_cost(local_rule, datasets.load("digits", None, 0.1), CPU)
+    assert found["n_params_aux"] == 500 * 10 + 10
     # no gradient crosses to the block before: that product is saved; a head is added
     heads = 2 * 500 * 10
     expected = 4 * (layers[0] + layers[1]) + 6 * heads
-    assert cost["flops_train_per_image"] == expected
+    assert found["flops_train_per_image"] == expected
 
 
 def test_measuring_costs_does_not_touch_the_run(tmp_path: Path, monkeypatch: Any) -> None:
     plain = job(tmp_path / "a")
     engine.run(plain)
-    monkeypatch.setattr(engine, "measure_cost", lambda *a: {})
+    monkeypatch.setattr(engine.cost, "measure_cost", lambda *a: {})
     unmeasured = job(tmp_path / "b")
     engine.run(unmeasured)
     assert record_of(plain)["metrics"] == record_of(unmeasured)["metrics"]
@@ -207,7 +207,7 @@ def test_measuring_costs_does_not_touch_the_run(tmp_path: Path, monkeypatch: Any
 def test_evaluation_against_a_plain_loop() -> None:
     cell = job(Path()).cell
     data = datasets.load("digits", None, 0.1)
-    method = engine.build(cell, data.task, CPU)
+    method = cell.build(data.task, CPU)
     rng = torch.Generator()
     found = engine.evaluate(method, data.test, data.task, "last", rng)
     x = (data.test[0].float() / 255 - data.task.mean[0]) / data.task.std[0]

@@ -1,4 +1,4 @@
-"""Records, the store and claims: nothing lost, nothing torn, nothing overwritten."""
+"""Records, the store and leases: nothing lost, nothing torn, nothing overwritten."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from results import RecordError, Store
-from results.claim import Claim, is_alive, process_id
+from results.lease import Lease, is_alive, process_id
 from results.record import SCHEMA, cell_key, check, parse
 
 
@@ -91,10 +91,12 @@ def test_a_corrupt_record_is_set_aside_by_name(tmp_path: Path, content: str, why
     store.publish(good)
     path = store.records_dir / f"{bad['key']}.json"
     path.write_text(content)
-    summary = store.read([good["key"], bad["key"]])
-    assert set(summary.records) == {good["key"]}
-    assert len(summary.set_aside) == 1
-    assert str(path) in summary.set_aside[0] and why in summary.set_aside[0]
+    for moves in (False, True):  # who only reads leaves it where it is
+        summary = store.read([good["key"], bad["key"]], set_aside=moves)
+        assert set(summary.records) == {good["key"]}
+        assert len(summary.unreadable) == 1
+        assert str(path) in summary.unreadable[0] and why in summary.unreadable[0]
+        assert path.exists() is not moves
     assert not path.exists() and len(list(store.set_aside_dir.iterdir())) == 1
     assert store.publish(bad) is not None  # the cell can be run again
 
@@ -113,7 +115,7 @@ def test_a_newer_schema_is_refused_by_name_and_left_in_place(tmp_path: Path) -> 
     path = store.records_dir / f"{newer['key']}.json"
     path.write_text(json.dumps(newer))
     summary = store.read([newer["key"]])
-    assert "newer" in summary.set_aside[0] and path.exists()
+    assert "newer" in summary.unreadable[0] and path.exists()
     with pytest.raises(RecordError, match="schema 2 is newer"):
         parse(path.read_text())
 
@@ -144,12 +146,12 @@ def test_many_writers_one_winner(tmp_path: Path) -> None:
     check(json.loads(files[0].read_text()))
 
 
-# ------------------------------------------------------------------------------- claims
+# ------------------------------------------------------------------------------- leases
 
 
-def test_a_claim_is_held_by_one(tmp_path: Path) -> None:
+def test_a_lease_is_held_by_one(tmp_path: Path) -> None:
     path = tmp_path / "live" / "abc.json"
-    one, two = Claim(path, {}), Claim(path, {})
+    one, two = Lease(path, {}), Lease(path, {})
     assert one.acquire() and not two.acquire()
     one.renew(epoch=3)
     assert Store(tmp_path).live()["abc"]["epoch"] == 3
@@ -157,16 +159,36 @@ def test_a_claim_is_held_by_one(tmp_path: Path) -> None:
     assert two.acquire()
 
 
-def test_a_claim_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
+def test_a_lease_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
     path = tmp_path / "live" / "abc.json"
     script = (
-        "from results.claim import Claim; from pathlib import Path; import os;"
-        f"assert Claim(Path({str(path)!r}), {{}}).acquire(); os._exit(0)"
+        "from results.lease import Lease; from pathlib import Path; import os;"
+        f"assert Lease(Path({str(path)!r}), {{}}).acquire(); os._exit(0)"
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parent.parent)
     assert path.exists()
     assert Store(tmp_path).live() == {}
-    assert Claim(path, {}).acquire()
+    assert Lease(path, {}).acquire()
+
+
+def test_a_lease_that_was_taken_over_is_neither_overwritten_nor_removed(tmp_path: Path) -> None:
+    path = tmp_path / "live" / "abc.json"
+    lease = Lease(path, {})
+    assert lease.acquire()
+    path.write_text(json.dumps({"host": "another", "process": "1:1"}))
+    lease._renewed = 0.0
+    assert not lease.renew(epoch=1)
+    lease.release()
+    assert json.loads(path.read_text())["host"] == "another"
+
+
+def test_trouble_with_the_lease_file_is_no_reason_to_stop(tmp_path: Path) -> None:
+    lease = Lease(tmp_path / "live" / "abc.json", {})
+    assert lease.acquire()
+    (tmp_path / "live" / "abc.json").unlink()
+    (tmp_path / "live").rmdir()
+    (tmp_path / "live").write_text("in the way")
+    assert lease.renew(epoch=1)
 
 
 def test_life_signs() -> None:

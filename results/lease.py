@@ -1,32 +1,36 @@
-"""Claims: the file `live/<key>.json` says who is at work on a cell, and how far they are.
+"""Leases: the file `live/<key>.json` says who is at work on a cell, and how far they are.
 
-One claim a cell keeps two runs of the same suite from training the same cell twice. A claim whose
+One lease a cell keeps two runs of the same suite from training the same cell twice. A lease whose
 process is gone is taken over: on the same machine when the process no longer exists, from another
 machine when the file has not been renewed for two minutes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
-from results.store import write_atomically
+from results.files import write_atomically
 
 FOREIGN_TIMEOUT_S = 120.0
+BEAT_S = 15.0
 RENEW_S = 0.5
 
 
-class Claim:
-    """The right to work on one cell, held while `renew` is called now and then."""
+class Lease:
+    """The right to work on one cell, kept alive by a thread until it is released."""
 
     def __init__(self, path: Path, about: dict[str, Any]) -> None:
         self.path = path
         self._about = {"host": platform.node(), "process": process_id(os.getpid()), **about}
         self._renewed = 0.0
+        self._over = threading.Event()
 
     def acquire(self) -> bool:
         """True when the cell is ours; False when somebody alive is at work on it."""
@@ -36,6 +40,7 @@ class Claim:
                 handle = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
                 with os.fdopen(handle, "w") as file:
                     json.dump({**self._about, "at": time.time()}, file)
+                threading.Thread(target=self._beat, daemon=True).start()
                 return True
             except FileExistsError:
                 if not self._clear_if_abandoned():
@@ -43,7 +48,7 @@ class Claim:
         return False
 
     def _clear_if_abandoned(self) -> bool:
-        """Removes a dead claim; False when it is alive."""
+        """Removes a dead lease; False when it is alive."""
         try:
             text = self.path.read_text()
             age_s = time.time() - self.path.stat().st_mtime
@@ -56,8 +61,8 @@ class Claim:
         if is_alive(owner, age_s):
             return False
         # Rename first, look again, then delete: between reading and removing, another process
-        # may have taken the dead claim over, and its fresh one must survive.
-        aside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        # may have taken the dead lease over, and its fresh one must survive.
+        aside = self.path.with_name(f".{self.path.name}.{platform.node()}.{os.getpid()}")
         try:
             os.rename(self.path, aside)
         except FileNotFoundError:
@@ -72,20 +77,50 @@ class Claim:
             aside.unlink(missing_ok=True)
         return True
 
-    def renew(self, **progress: Any) -> None:
-        """Writes progress into the claim, at most twice a second."""
+    def _beat(self) -> None:
+        """Shows other machines that we live, while data is loaded or a long evaluation runs."""
+        while not self._over.wait(BEAT_S):
+            with contextlib.suppress(OSError):
+                if self.is_ours():
+                    os.utime(self.path)
+
+    def is_ours(self) -> bool:
+        """Whether the file still names us, and not somebody who thought us dead."""
+        try:
+            owner = json.loads(self.path.read_text())
+        except (OSError, ValueError):
+            return False
+        return all(owner.get(name) == self._about[name] for name in ("host", "process"))
+
+    def renew(self, **progress: Any) -> bool:
+        """Writes progress into the lease, at most twice a second.
+
+        Returns:
+            False when somebody else has taken the cell over: stop working on it. Trouble with the
+            file system is no reason to stop.
+        """
         now = time.monotonic()
-        if now - self._renewed >= RENEW_S:
-            self._renewed = now
+        if now - self._renewed < RENEW_S:
+            return True
+        self._renewed = now
+        try:
+            if self.path.exists() and not self.is_ours():
+                return False
             write_atomically(self.path, json.dumps({**self._about, **progress, "at": time.time()}))
+        except OSError:
+            pass
+        return True
 
     def release(self) -> None:
-        """Gives the cell back."""
-        self.path.unlink(missing_ok=True)
+        """Gives the cell back, if it is still ours."""
+        self._over.set()
+        with contextlib.suppress(OSError):
+            if self.is_ours():
+                self.path.unlink(missing_ok=True)
 
 
 def is_alive(owner: Any, age_s: float) -> bool:
-    """Whether the process that wrote a claim, renewed age_s seconds ago, still works on it."""
+    """Whether the process that wrote a lease, renewed age_s seconds ago, still works on it."""
     if not isinstance(owner, dict) or "process" not in owner:
         return age_s < 5.0
     if owner.get("host") == platform.node():

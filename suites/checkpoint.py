@@ -1,0 +1,101 @@
+"""The checkpoint of a cell: all it takes to go on as if nothing had happened."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pickle
+import platform
+from dataclasses import dataclass, field
+
+import torch
+
+from methods import Method
+from results.store import Store
+from suites.cell import Cell
+
+CHECKPOINT_FORMAT = 1
+
+
+@dataclass
+class Progress:
+    """What a checkpoint holds besides the method: where we are and what was seen so far."""
+
+    step: int = 0
+    curves: dict[str, list[float]] = field(
+        default_factory=lambda: {
+            k: [] for k in ("epoch", "train_loss", "val_accuracy_pct", "val_loss", "train_s")
+        }
+    )
+    losses: list[float] = field(default_factory=list)  # of the steps of the unfinished epoch
+    train_s: float = 0.0
+    eval_s: float = 0.0
+    memory: dict[str, int | None] = field(default_factory=dict)  # peaks of earlier sessions
+    sessions: int = 0  # times this cell was started or resumed
+    started_at: str = ""
+
+
+class Checkpoint:
+    """Where a cell goes on after an interruption: one file, replaced in one step."""
+
+    def __init__(self, store: Store, cell: Cell) -> None:
+        self._store = store
+        self.path = store.checkpoints_dir / f"{cell.key}.pt"
+        self._identity = {"format": CHECKPOINT_FORMAT, "key": cell.key, "code": cell.code_sha()}
+
+    def save(self, method: Method, progress: Progress) -> None:
+        """Writes the whole state of a run."""
+        device = _device(method)
+        document = {
+            **self._identity,
+            "method": method.state_dict(),
+            "progress": dataclasses.asdict(progress),
+            "torch_rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        part = self.path.with_name(f".part-{self.path.name}.{platform.node()}.{os.getpid()}")
+        with open(part, "wb") as file:
+            torch.save(document, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, self.path)
+
+    def load(self, method: Method) -> Progress | None:
+        """Restores a run; None when there is nothing to restore.
+
+        Raises:
+            UnusableCheckpoint: the file cannot be read, or other sources made it: going on from
+                it would mix two programs in one number. It has been set aside.
+        """
+        if not self.path.exists():
+            return None
+        try:
+            document = torch.load(self.path, map_location="cpu", weights_only=True)
+            if {k: document.get(k) for k in self._identity} != self._identity:
+                raise ValueError("made by other sources")
+            method.load_state_dict(document["method"])
+            torch.set_rng_state(document["torch_rng"])
+            device = _device(method)
+            if document["cuda_rng"] is not None and device.type == "cuda":
+                torch.cuda.set_rng_state(document["cuda_rng"], device)
+            return Progress(**document["progress"])
+        except (RuntimeError, ValueError, LookupError, TypeError, EOFError, AttributeError,
+                pickle.UnpicklingError, OSError) as error:  # fmt: skip
+            moved = self._store.set_aside(self.path)
+            raise UnusableCheckpoint(
+                f"{self.path}: {(str(error) or type(error).__name__).splitlines()[0][:200]}; "
+                f"moved to {moved}"
+            ) from error
+
+    def remove(self) -> None:
+        """Forgets the checkpoint of a finished cell."""
+        self.path.unlink(missing_ok=True)
+
+
+class UnusableCheckpoint(Exception):
+    """A checkpoint that was set aside; the message says why and names both files."""
+
+
+def _device(method: Method) -> torch.device:
+    return next(method.parameters()).device
