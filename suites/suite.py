@@ -22,6 +22,9 @@ from suites.cell import Cell, Protocol
 from suites.datasets import DATASETS, bare_task
 
 
+MOST_CELLS = 100_000  # more is a slip of the finger, and would fill the memory before any work
+
+
 class RequestError(Exception):
     """A request that cannot be met: one line that says what, where, and how to mend it."""
 
@@ -155,6 +158,12 @@ def expand(
         else profile.architectures
     )
     n_seeds = profile.seeds if seeds is None else seeds
+    n_cells = len(rows) * len(data_names) * len(arch_names) * n_seeds
+    if n_cells > MOST_CELLS:
+        raise RequestError(
+            f"{n_cells} cells asked for ({len(rows)} rows, {len(data_names)} datasets, "
+            f"{len(arch_names)} architectures, {n_seeds} seeds); at most {MOST_CELLS} at a time"
+        )
 
     wanted: list[Wanted] = []
     columns, unsupported = [], []
