@@ -13,6 +13,10 @@ from pathlib import Path
 
 import pytest
 
+# The networks of the tests are tiny: a second thread only makes them wait for each other. Set
+# before torch is imported; programs that tests start set their own number.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # What a machine may honestly lack. Any other skip hides a test that should have run.
 TOLERATED = ("needs a GPU", "needs pdflatex", "needs a SLURM")
 
