@@ -21,7 +21,6 @@ from suites.architectures import ARCHITECTURES
 from suites.cell import Cell, Protocol
 from suites.datasets import DATASETS, bare_task
 
-
 MOST_CELLS = 100_000  # more is a slip of the finger, and would fill the memory before any work
 
 
