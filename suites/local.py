@@ -150,6 +150,8 @@ class Launcher:
 
     def _stop(self, patience_s: float) -> None:
         """Asks the workers to end, waits for their checkpoints, kills what does not answer."""
+        if any(worker.job for worker in self.crew):
+            sys.stderr.write("stopping: writing checkpoints (Ctrl-C again stops at once)\n")
         for worker in self.crew:
             with contextlib.suppress(OSError):
                 if worker.job is None:

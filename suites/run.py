@@ -37,7 +37,7 @@ SUITES: dict[str, Suite] = {suite.name: suite for suite in (TABLE1,)}
 EXAMPLES = """\
 examples:
   python -m suites.run table1
-      the default: profile `quick`, embedded data, about two minutes on two CPU cores
+      the default: profile `quick`, embedded data, about three minutes on two CPU cores
   python -m suites.run table1 --methods hff ff --seeds 5
       two methods only, five seeds; what is on record already is not trained again
   python -m suites.run table1 --profile standard --datasets mnist --data-dir ~/data --download
@@ -115,7 +115,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE.py",
         help="a file that registers methods of your own; may be repeated",
     )
-    how = p.add_argument_group("how it is run (cannot change a result's key)")
+    how = p.add_argument_group(
+        "how it is run (not part of a result's key; --workers may change last digits)"
+    )
     how.add_argument(
         "--workers",
         type=int,

@@ -59,7 +59,7 @@ def show(plan: Plan, store: Store, console: Console) -> int:
         place = states.setdefault((cell["row"], cell["column"]), Counter())
         place[_state(cell, summary, live)] += 1
     table = TextTable(title=f"{plan['suite']}, profile {plan['profile']}: {plan['command']}",
-                      title_justify="left", caption="stale: made by older sources",
+                      title_justify="left", caption="stale: made by older sources" if any("stale" in c for c in states.values()) else None,
                       caption_justify="left")  # fmt: skip
     table.add_column("")
     for column in plan["columns"]:

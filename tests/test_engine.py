@@ -299,6 +299,8 @@ def test_ctrl_c_writes_checkpoints_and_says_how_to_go_on(tmp_path: Path) -> None
     process = subprocess.Popen(
         _command(tmp_path), cwd=ROOT, start_new_session=True, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        # as a terminal has it: what starts the tests may be in the background and ignore SIGINT
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("live/*.json")) and time.monotonic() < deadline:
