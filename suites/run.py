@@ -116,7 +116,7 @@ def parser() -> argparse.ArgumentParser:
         help="a file that registers methods of your own; may be repeated",
     )
     how = p.add_argument_group(
-        "how it is run (not part of a result's key; --workers may change last digits)"
+        "how it is run", "Not part of a result's key; --workers may change the last digits."
     )
     how.add_argument(
         "--workers",

@@ -58,8 +58,9 @@ def show(plan: Plan, store: Store, console: Console) -> int:
     for cell in plan["cells"]:
         place = states.setdefault((cell["row"], cell["column"]), Counter())
         place[_state(cell, summary, live)] += 1
+    legend = "stale: made by older sources" if any(c["stale"] for c in states.values()) else None
     table = TextTable(title=f"{plan['suite']}, profile {plan['profile']}: {plan['command']}",
-                      title_justify="left", caption="stale: made by older sources" if any("stale" in c for c in states.values()) else None,
+                      title_justify="left", caption=legend,
                       caption_justify="left")  # fmt: skip
     table.add_column("")
     for column in plan["columns"]:
