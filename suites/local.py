@@ -102,6 +102,8 @@ class Launcher:
                         outcome = _bury(worker, job)
                     worker.job = None
                     assert job is not None
+                    if self.crew[position] is worker and _ends_after(outcome, job):
+                        self.crew[position] = self._hire(worker.index)
                     if outcome.status in ("busy", "stopped"):
                         # somebody else is at work on it, or somebody else stopped our worker
                         not_before[job.cell.key] = time.monotonic() + BUSY_RETRY_S
@@ -175,6 +177,16 @@ def _next(waiting: list[Job], not_before: dict[str, float]) -> Job | None:
         if not_before.get(job.cell.key, 0.0) <= now:
             return waiting.pop(position)
     return None
+
+
+def _ends_after(outcome: Outcome, job: Job) -> bool:
+    """Whether a worker ends with this answer, so that its next cell must go to a new one.
+
+    It was told to stop, or met an error of a device, which may stay with the process.
+    """
+    return outcome.status == "stopped" or (
+        outcome.status in ("failed", "oom") and job.device != "cpu"
+    )
 
 
 def _bury(worker: Worker, job: Job) -> Outcome:
@@ -261,8 +273,8 @@ def _work(pipe: Connection, parent: int, index: int, threads: int, plugins: list
             outcome = engine.run(job, stop)
         with contextlib.suppress(OSError):
             pipe.send(outcome)
-        if outcome.status in ("failed", "oom") and job.device != "cpu":
-            return  # an error of the device may stay with the process: a new one takes over
+        if _ends_after(outcome, job):
+            return
 
 
 @contextlib.contextmanager
