@@ -55,10 +55,3 @@ class Backprop(Method):
 
     def logits(self, x: Tensor, readout: str = "last", rng: Generator | None = None) -> Tensor:
         return self.classifier(self.blocks(x).flatten(1))
-
-    def features(self, x: Tensor) -> list[Tensor]:
-        activities = []
-        for block in self.blocks:
-            x = block(x)
-            activities.append(x.flatten(1))
-        return activities

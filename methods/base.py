@@ -32,10 +32,10 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What a method claims about itself; the contract test measures each claim."""
+    """What a method claims about itself; the contract test and the audit measure each claim."""
 
-    local_updates: bool  # no gradient crosses units: an update ignores the weights of later units
-    feedback: str = ""  # what else of later units reaches earlier ones, if anything does
+    local_updates: bool  # no gradient crosses from one unit into another
+    feedback: str = ""  # what else carries news of later units to earlier ones, if anything does
     readouts: tuple[str, ...] = ("last",)  # ways to predict; the first is the headline
     sampled: tuple[str, ...] = ()  # readouts that draw noise, only from the generator they get
 
@@ -88,16 +88,40 @@ class Method(nn.Module, ABC):
 
     # ------------------------------------------------------------------- training
 
+    def start(self, x: Tensor, y: Tensor) -> None:
+        """Called once, ahead of the first step, for what a rule derives from the data as a whole.
+
+        Args:
+            x: all standardised training images, not augmented, (N, C, H, W).
+            y: their class indices, (N,), int64.
+        """
+
     def phases(self, steps: int) -> list[tuple[str, int]]:
-        """Splits a budget of steps, for methods that train one part after another."""
+        """Splits a budget of steps, for methods that train one part after another.
+
+        The names of the phases differ from each other.
+        """
         return [("all", steps)]
+
+    def frozen(self, x: Tensor, phase: str) -> Tensor:
+        """The part of a step that this phase trains nothing of: `train_step` gets its output.
+
+        Row i of the result must depend on image i alone. Then the engine may compute it once for
+        all training images, where they are not augmented, and cut mini-batches out of that.
+
+        Args:
+            x: standardised images, (B, C, H, W).
+        Returns:
+            (B, ...): x itself, unless an earlier phase has trained blocks that now stand still.
+        """
+        return x
 
     @abstractmethod
     def train_step(self, x: Tensor, y: Tensor, phase: str, progress: float) -> dict[str, Tensor]:
         """One update from one mini-batch; x and y are not to be written to.
 
         Args:
-            x: standardised images, (B, C, H, W).
+            x: standardised images, (B, C, H, W), or what `frozen` made of them.
             y: class indices, (B,), int64.
             phase: name of the current phase.
             progress: share of all steps already done, in [0, 1).
@@ -121,9 +145,13 @@ class Method(nn.Module, ABC):
             rng: source of all noise; the engine always gives one.
         """
 
-    @abstractmethod
     def features(self, x: Tensor) -> list[Tensor]:
-        """Activities of every unit, each (B, D_l), for probes and transfer."""
+        """Activities of every block or unit, each (B, D_l), for probes and transfer."""
+        activities = []
+        for block in self.blocks:
+            x = block(x)
+            activities.append(x.flatten(1))
+        return activities
 
     def eval_passes(self, readout: str) -> int:
         """How often one prediction runs the stack, or a copy of it."""

@@ -160,6 +160,24 @@ def pooled_shape(shape: tuple[int, ...], max_features: int) -> tuple[int, ...]:
     return (shape[0], shape[1] // kernel, shape[2] // kernel)
 
 
+class PooledLinear(nn.Module):
+    """Linear class scores, (B, C), from a block's activities: a local classifier.
+
+    Feature maps are averaged over space down to at most `max_features` values a sample, so that
+    the classifier stays small beside the block.
+    """
+
+    def __init__(self, block: Block, n_classes: int, max_features: int = 2048) -> None:
+        super().__init__()
+        self.max_features = max_features
+        size = math.prod(pooled_shape(block.out_shape, max_features))
+        self.linear = nn.Linear(size, n_classes)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Scores, (B, C), from activities, (B, *out_shape)."""
+        return self.linear(pool_until(h, self.max_features).flatten(1))
+
+
 def dropout(x: Tensor, p: float, rng: Generator, per_channel: bool = False) -> Tensor:
     """Dropout whose noise comes from an explicit generator, so that resuming is bit-exact.
 

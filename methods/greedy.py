@@ -12,7 +12,6 @@ or a linear map, used in training only, as V_l is.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -20,7 +19,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from methods.base import Method, Task, Traits, adamw, set_lr, steps_down, trainable
-from methods.blocks import Block, Blocks, BlockStyle, dropout, pool_until, pooled_shape
+from methods.blocks import Block, Blocks, BlockStyle, PooledLinear, dropout
 from methods.registry import register
 
 
@@ -86,10 +85,9 @@ class Greedy(Method):
         self.output = nn.Linear(blocks[-1].out_features, task.n_classes)
         self.optimizer = adamw(trainable(self), config.lr, weight_decay=0.0)
 
-    def _decoder(self, block: Block) -> nn.Linear:
-        size = math.prod(pooled_shape(block.out_shape, self.config.decoder_features))
-        decoder = nn.Linear(size, self.task.n_classes)
-        nn.init.zeros_(decoder.weight)  # as in the released code
+    def _decoder(self, block: Block) -> PooledLinear:
+        decoder = PooledLinear(block, self.task.n_classes, self.config.decoder_features)
+        nn.init.zeros_(decoder.linear.weight)  # as in the released code
         return decoder
 
     def _similarity_map(self, block: Block) -> nn.Module:
@@ -108,8 +106,7 @@ class Greedy(Method):
         beta = {"pred": 0.0, "sim": 1.0, "predsim": self.config.beta}[self.config.loss]
         loss = h.new_zeros(())
         if beta < 1:
-            pooled = pool_until(h, self.config.decoder_features).flatten(1)
-            loss = loss + (1 - beta) * F.cross_entropy(self.aux[f"decoder_{l}"](pooled), y)
+            loss = loss + (1 - beta) * F.cross_entropy(self.aux[f"decoder_{l}"](h), y)
         if beta > 0:
             similar = similarity(self.aux[f"similarity_{l}"](h))
             loss = loss + beta * F.mse_loss(similar, target)
@@ -138,10 +135,3 @@ class Greedy(Method):
 
     def logits(self, x: Tensor, readout: str = "last", rng: Generator | None = None) -> Tensor:
         return self.output(self.blocks(x).flatten(1))
-
-    def features(self, x: Tensor) -> list[Tensor]:
-        activities = []
-        for block in self.blocks:
-            x = block(x)
-            activities.append(x.flatten(1))
-        return activities

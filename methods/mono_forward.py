@@ -8,14 +8,13 @@ class, no margin and no normalisation is this rule; so it is HFF's control.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from methods.base import Method, Task, Traits, adamw, cosine, set_lr, trainable
-from methods.blocks import Blocks, pool_until, pooled_shape
+from methods.blocks import Blocks, PooledLinear
 from methods.registry import register
 
 
@@ -48,10 +47,7 @@ class MonoForward(Method):
         self, blocks: Blocks, task: Task, config: MonoForwardConfig, rng: Generator
     ) -> None:
         super().__init__(blocks, task, config, rng)
-        heads = [
-            nn.Linear(math.prod(pooled_shape(b.out_shape, config.head_features)), task.n_classes)
-            for b in blocks
-        ]
+        heads = [PooledLinear(block, task.n_classes, config.head_features) for block in blocks]
         self.head = heads[-1]
         # only the readout `sum` needs the others
         self.aux.update({f"head_{l}": head for l, head in enumerate(heads[:-1])})
@@ -59,7 +55,7 @@ class MonoForward(Method):
 
     def _scores(self, h: Tensor, l: int) -> Tensor:
         head = self.head if l == len(self.blocks) - 1 else self.aux[f"head_{l}"]
-        return head(pool_until(h, self.config.head_features).flatten(1))
+        return head(h)
 
     def train_step(self, x: Tensor, y: Tensor, phase: str, progress: float) -> dict[str, Tensor]:
         set_lr(self.optimizer, self.config.lr, cosine(progress))
@@ -82,10 +78,3 @@ class MonoForward(Method):
             x = block(x)
             scores.append(self._scores(x, l))
         return sum(scores[1:], start=scores[0])
-
-    def features(self, x: Tensor) -> list[Tensor]:
-        activities = []
-        for block in self.blocks:
-            x = block(x)
-            activities.append(x.flatten(1))
-        return activities

@@ -20,14 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from methods import METHODS, Method, Task
 from methods.base import resolve_config
-from suites import datasets
+from suites import datasets, locality
 from suites.architectures import ARCHITECTURES
 from suites.cost import count_passes
 from suites.engine import evaluate
+from suites.locality import flat_parameters
 from suites.suite import Row, rows_of
 
 WIDTH = 1 / 8  # factor on all widths: the checks are on rules, not on sizes
@@ -57,7 +58,13 @@ class Case:
         task = Task("toy", (1, SIDE, SIDE), n_classes)
         torch.manual_seed(seed)
         blocks = ARCHITECTURES[self.architecture].blocks(task, self.cls.style(config), WIDTH)
-        return self.cls(blocks, task, config, Generator().manual_seed(seed)).train()
+        method = self.cls(blocks, task, config, Generator().manual_seed(seed)).train()
+        method.start(*toy(20 * n_classes, n_classes, seed=500))
+        return method
+
+    def subject(self) -> locality.Subject:
+        """This case, for a look at how far its training signals travel."""
+        return locality.Subject(self.make, lambda i: toy(BATCH, seed=1000 + i))
 
     def refusal(self) -> str | None:
         """The reason the method gives against this architecture, or None."""
@@ -99,8 +106,15 @@ def fit(method: Method, first: int, last: int, steps: int = STEPS) -> list[float
     losses = []
     for i in range(first, last):
         x, y = toy(BATCH, method.task.n_classes, seed=1000 + i)
-        losses.append(float(method.train_step(x, y, phases[i], i / steps)["loss"]))
+        losses.append(float(step(method, x, y, phases[i], i / steps)["loss"]))
     return losses
+
+
+def step(method: Method, x: Tensor, y: Tensor, phase: str, progress: float) -> dict[str, Tensor]:
+    """One training step, as the engine makes it."""
+    with torch.no_grad():
+        x = method.frozen(x, phase)
+    return method.train_step(x, y, phase, progress)
 
 
 @torch.no_grad()
@@ -181,6 +195,25 @@ def check_train_step(case: Case) -> None:
         assert bool(torch.isfinite(value)), f"{name!r} is not finite in the first step"
 
 
+def check_frozen(case: Case) -> None:
+    """What is computed once for a whole phase must not change in it, nor mix images."""
+    subject = case.subject()
+    x, _ = toy(8, seed=3)
+    for phase in subject.phases():
+        method = subject.rehearse(phase, trained=2)
+        name = method.phases(STEPS)[phase][0]
+        with torch.no_grad():
+            before = method.frozen(x, name).clone()
+            alone = method.frozen(x[:1], name)
+        subject.step(method, phase, 2)
+        with torch.no_grad():
+            after = method.frozen(x, name)
+        assert torch.equal(before, after), f"frozen(x, {name!r}) changes during that phase"
+        assert torch.allclose(before[:1], alone, atol=1e-4), (
+            f"frozen(x, {name!r}) of one image depends on the other images of the batch"
+        )
+
+
 def check_shapes(case: Case) -> None:
     """Wrong shapes would silently broadcast in the accuracy."""
     for n_classes in (2, 4):
@@ -209,7 +242,8 @@ def check_learns(case: Case) -> None:
     right = 0.0
     for steps in (STEPS, 6 * STEPS):  # most rules need the short run only
         method = case.make()
-        losses = fit(method, 0, steps, steps)
+        last_phase = method.phases(steps)[-1][1]
+        losses = fit(method, 0, steps, steps)[-last_phase:]
         start, end = sum(losses[:5]) / 5, sum(losses[-5:]) / 5
         right = accuracy(method)
         if end < start and right > 0.8:
@@ -222,12 +256,12 @@ def check_every_unit_is_trained(case: Case) -> None:
     """A block that never moves is a random projection; its head may learn all the same."""
     steps = 12
     method = case.make()
-    before = [_parameters(unit) for unit in method.units()]
+    before = [flat_parameters(unit) for unit in method.units()]
     fit(method, 0, steps, steps)
     for i, (unit, start) in enumerate(zip(method.units(), before, strict=True)):
         for name, parameter in unit.named_parameters():
             assert bool(torch.isfinite(parameter).all()), f"{name} of unit {i} is not finite"
-        assert not torch.equal(_parameters(unit), start), f"unit {i} is never updated"
+        assert not torch.equal(flat_parameters(unit), start), f"unit {i} is never updated"
 
 
 def check_shuffled_labels(case: Case) -> None:
@@ -244,7 +278,7 @@ def check_shuffled_labels(case: Case) -> None:
     for i in range(STEPS):
         part = slice((i % 10) * BATCH, (i % 10 + 1) * BATCH)
         x = datasets.prepare(train[0][part], method.task)
-        method.train_step(x, train[1][part], phases[i], i / STEPS)
+        step(method, x, train[1][part], phases[i], i / STEPS)
     for readout in method.traits.readouts:
         # the engine's own evaluation, which holds the labels, is under test with the method
         rng = Generator().manual_seed(0)
@@ -264,7 +298,7 @@ def check_no_label_at_prediction(case: Case) -> None:
     method = case.make()
     fit(method, 0, 3)
     x, y = toy(BATCH, seed=77)
-    method.train_step(x, y, method.phases(STEPS)[-1][0], 0.5)
+    step(method, x, y, method.phases(STEPS)[-1][0], 0.5)
     restored = case.make(seed=1)
     restored.load_state_dict(copy.deepcopy(method.state_dict()))
     for readout in method.traits.readouts:
@@ -304,8 +338,8 @@ def check_prediction_ignores_batch_mates(case: Case) -> None:
 def check_same_seed_same_bits(case: Case) -> None:
     """Without this a rerun could not confirm a number."""
     one, two = case.make(), case.make()
-    fit(one, 0, 3)
-    fit(two, 0, 3)
+    fit(one, 0, 6, steps=6)
+    fit(two, 0, 6, steps=6)
     changed = list(differences(one.state_dict(), two.state_dict()))
     assert not changed, f"two runs with one seed differ in {changed[0]}: draw noise from self.rng"
 
@@ -313,12 +347,12 @@ def check_same_seed_same_bits(case: Case) -> None:
 def check_resume(case: Case) -> None:
     """A preempted job would otherwise give other numbers than one left in peace."""
     whole, half, again = case.make(), case.make(), case.make(seed=7)
-    fit(whole, 0, 6)
-    fit(half, 0, 3)
+    fit(whole, 0, 6, steps=6)
+    fit(half, 0, 3, steps=6)
     again.load_state_dict(copy.deepcopy(half.state_dict()))
     changed = list(differences(half.state_dict(), again.state_dict()))
     assert not changed, f"{changed[0]} is not restored by load_state_dict"
-    fit(again, 3, 6)
+    fit(again, 3, 6, steps=6)
     changed = list(differences(whole.state_dict(), again.state_dict()))
     assert not changed, (
         f"{changed[0]} differs after a resumed run: something the update needs is not in "
@@ -328,97 +362,21 @@ def check_resume(case: Case) -> None:
 
 def check_locality(case: Case) -> None:
     """A missing detach turns a local rule into back-propagation and usually raises accuracy."""
-    traits = case.cls.traits
-    reached = _influence(case, trained_steps=0)
-    if not traits.local_updates:
-        assert reached, (
+    traits, subject = case.cls.traits, case.subject()
+    assert len(subject.make().units()) >= 2, "units() must name at least two parts"
+    # Heads that start at zero carry no gradient yet, so look again when there is something to carry
+    crossed = [c for trained in (0, 5) for c in locality.crossings(subject, trained)]
+    reached = [r for trained in (0, 5) for r in locality.influences(subject, trained)]
+    if traits.local_updates:
+        assert not crossed, f"{crossed[0]}, but traits.local_updates is True (a missing detach?)"
+        assert not reached or traits.feedback, (
+            f"{reached[0]}: a gradient crosses units (a missing detach?) or an error signal of "
+            "later units is used: declare in traits.feedback what feeds back"
+        )
+    else:
+        assert crossed or reached, (
             "no unit's update depends on a later unit, but traits.local_updates is False"
         )
-        return
-    assert not reached, (
-        f"{reached[0]}: a gradient crosses units (a missing detach?) or an error signal of later "
-        "units is used, but traits.local_updates is True"
-    )
-    # Heads that start at zero carry no gradient yet, so look again when there is something to carry
-    crossed = _crossings(case, trained_steps=5)
-    assert not crossed, f"{crossed[0]}, but traits.local_updates is True (a missing detach?)"
-    if not traits.feedback:
-        reached = _influence(case, trained_steps=5)
-        assert not reached, (
-            f"{reached[0]}, after some training: declare what feeds back in traits.feedback"
-        )
-
-
-def _crossings(case: Case, trained_steps: int) -> list[str]:
-    """Pairs of units joined by autograd's graph in one training step.
-
-    Whatever a part of a unit puts out is followed back through the graph that made it; it may lead
-    to parameters of that unit and of none of the others.
-    """
-    method = case.make()
-    fit(method, 0, trained_steps)
-    owner = {id(p): i for i, unit in enumerate(method.units()) for p in unit.parameters()}
-    found: list[str] = []
-
-    def watch(unit: int) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, out: Any) -> None:
-            if isinstance(out, Tensor) and out.grad_fn is not None:
-                for other in sorted(_leaves(out.grad_fn, owner) - {unit}):
-                    found.append(f"gradients of unit {unit} reach unit {other}")
-
-        return hook
-
-    hooks = [
-        part.register_forward_hook(watch(i))
-        for i, unit in enumerate(method.units())
-        for part in unit.modules()
-    ]
-    fit(method, trained_steps, trained_steps + 1)
-    for hook in hooks:
-        hook.remove()
-    return found
-
-
-def _leaves(root: Any, owner: dict[int, int]) -> set[int]:
-    """Owners of the parameters that a node of autograd's graph leads back to."""
-    reached, seen, waiting = set(), set(), [root]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if id(getattr(node, "variable", None)) in owner:
-            reached.add(owner[id(node.variable)])
-        waiting.extend(parent for parent, _ in node.next_functions)
-    return reached
-
-
-def _influence(case: Case, trained_steps: int) -> list[str]:
-    """Pairs of units where perturbing the later one changes the update of the earlier one."""
-    start = case.make()
-    fit(start, 0, trained_steps)
-    state = copy.deepcopy(start.state_dict())
-    n_units = len(start.units())
-    assert n_units >= 2, "units() must name at least two parts"
-    fit(start, trained_steps, trained_steps + 1)
-    plain = [_parameters(unit) for unit in start.units()]
-    found = []
-    for j in range(1, n_units):
-        method = case.make()
-        method.load_state_dict(copy.deepcopy(state))
-        with torch.no_grad():
-            for parameter in method.units()[j].parameters():
-                noise = torch.randn(parameter.shape, generator=Generator().manual_seed(j))
-                parameter.add_(0.5 * noise)
-        fit(method, trained_steps, trained_steps + 1)
-        for i in range(j):
-            if not torch.equal(_parameters(method.units()[i]), plain[i]):
-                found.append(f"the update of unit {i} depends on the weights of unit {j}")
-    return found
-
-
-def _parameters(module: nn.Module) -> Tensor:
-    return torch.cat([p.detach().flatten() for p in module.parameters()])
 
 
 def check_auxiliary_parameters(case: Case) -> None:
@@ -461,7 +419,7 @@ def check_passes(case: Case) -> None:
 def check_initial_weights(case: Case) -> None:
     """Seeds that all start from the same weights would make the spread look too small."""
     one, two = case.make(seed=0), case.make(seed=1)
-    assert not torch.equal(_parameters(one.blocks), _parameters(two.blocks)), (
+    assert not torch.equal(flat_parameters(one.blocks), flat_parameters(two.blocks)), (
         "two seeds start from the same weights"
     )
 

@@ -1,0 +1,88 @@
+"""Blocks and architectures: shapes, sizes, and the operations on activities."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Generator, nn
+
+from methods import BlockStyle, Task
+from methods.blocks import dropout, pool_until, rms_norm
+from suites.architectures import ARCHITECTURES
+
+
+def test_rms_norm_has_mean_square_one() -> None:
+    x = torch.randn(4, 3, 5, 5) * 7
+    assert torch.allclose(rms_norm(x).square().mean(dim=(1, 2, 3)), torch.ones(4), atol=1e-5)
+
+
+def test_dropout_keeps_the_mean_and_drops_whole_maps() -> None:
+    rng = Generator().manual_seed(0)
+    x = torch.ones(200, 50, 4, 4)
+    out = dropout(x, 0.25, rng, per_channel=True)
+    assert float(out.mean()) == pytest.approx(1.0, abs=0.03)
+    assert bool(((out == 0).flatten(2).all(2) | (out != 0).flatten(2).all(2)).all())
+    assert dropout(x, 0.0, rng) is x
+
+
+@pytest.mark.parametrize(
+    ("size", "channels", "limit", "expected"),
+    [(32, 128, 2048, 4), (28, 32, 2048, 7), (8, 64, 2048, 4), (3, 512, 100, 1), (1, 9, 2048, 1)],
+)
+def test_pool_until(size: int, channels: int, limit: int, expected: int) -> None:
+    pooled = pool_until(torch.zeros(2, channels, size, size), limit)
+    assert pooled.shape == (2, channels, expected, expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "millions"), [((1, 28, 28), 7.3), ((3, 32, 32), 8.9)], ids=["grey", "colour"]
+)
+def test_vgg8b_has_the_published_size(shape: tuple[int, ...], millions: float) -> None:
+    """arXiv 1901.06656, released code: 7.3 M parameters on 28x28 images, 8.9 M on CIFAR."""
+    blocks = ARCHITECTURES["vgg8b"].blocks(Task("t", shape, 10), BlockStyle(norm="batch"))
+    total = sum(p.numel() for p in blocks.parameters()) + 1024 * 10 + 10
+    assert total / 1e6 == pytest.approx(millions, abs=0.05)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32)], ids=["grey", "colour"])
+def test_blocks_say_their_shapes(name: str, shape: tuple[int, ...]) -> None:
+    blocks = ARCHITECTURES[name].blocks(Task("t", shape, 10), width=1 / 16)
+    x = torch.randn(2, *shape)
+    for block in blocks:
+        assert tuple(x.shape[1:]) == block.in_shape
+        x = block(x)
+        assert tuple(x.shape[1:]) == block.out_shape
+
+
+def test_pooling_at_the_entry_is_the_same_network() -> None:
+    """conv, pool, dense written the usual way, with the same weights."""
+    blocks = ARCHITECTURES["cnn-small"].blocks(Task("t", (1, 8, 8), 10), BlockStyle("none"), 0.25)
+    usual = nn.Sequential(
+        blocks[0].weights, nn.ReLU(), nn.MaxPool2d(2), blocks[1].weights, nn.ReLU(),
+        blocks[2].weights, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), blocks[3].weights, nn.ReLU(),
+    )  # fmt: skip
+    x = torch.randn(3, 1, 8, 8)
+    assert torch.equal(blocks(x), usual(x))
+
+
+def test_resnet18_is_torchvisions() -> None:
+    """The units in a row compute what torchvision's ResNet-18 computes after its stem."""
+    import torchvision
+
+    torch.manual_seed(0)
+    blocks = ARCHITECTURES["resnet18"].blocks(Task("t", (3, 32, 32), 10))
+    reference = torchvision.models.resnet18()
+    reference_units = [u for s in range(1, 5) for u in getattr(reference, f"layer{s}")]
+    for mine, theirs in zip(list(blocks)[1:], reference_units, strict=True):
+        theirs.load_state_dict(mine.weights.state_dict())
+    blocks.eval()
+    reference.eval()
+    x = torch.randn(2, 3, 32, 32)
+    h = blocks[0](x)
+    expected = h
+    for unit in reference_units:
+        expected = unit(expected)
+    for block in list(blocks)[1:]:
+        h = block(h)
+    assert torch.allclose(h, expected, atol=1e-5)
