@@ -45,7 +45,13 @@ def render(table: Table) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"signed": signed, "number": number, "when": when, "state": _state}
+    environment.filters |= {
+        "signed": signed,
+        "number": number,
+        "when": when,
+        "state": _state,
+        "signal": _signal,
+    }
     environment.globals |= {"estimate_text": estimate_text, "anchor": _anchor, "plural": plural}
     return environment.get_template("page.html.j2").render(
         table=table,
@@ -97,6 +103,13 @@ def _state(state: str) -> str:
     return _STATES.get(state, state)
 
 
+def _signal(row: Row) -> str:
+    """What reaches an update, as declared."""
+    if row.local:
+        return "local, with feedback" if row.feedback else "local"
+    return "global feedback" if row.feedback else "global gradient"
+
+
 def _anchor(row: Row, column: Column) -> str:
     """A fragment identifier; an id may hold anything but white space, so others are replaced."""
     return "cell-" + re.sub(r"[^\w.-]", "-", f"{row.id}-{column.id}", flags=re.ASCII)
@@ -141,6 +154,7 @@ AUDIT = (
     ("chain_nearest", "nearest loss, layers"),
     ("crosses_units", "gradient crosses units"),
     ("depends_on_later", "update depends on later units"),
+    ("true_gradient", "first unit follows the true gradient"),
     ("label_free", "prediction sees no label"),
     ("passes_per_prediction", "passes per prediction"),
     ("memory_slope_bytes", "memory per added block, KiB"),
@@ -153,6 +167,8 @@ AUDIT_CAPTION = (
     "Gradient crosses units: autograd's graph joins parts that have losses of their own.",
     "Update depends on later units: after a later unit is perturbed, the update of an earlier one "
     "is not the same, bit for bit, by whatever way the news came.",
+    "True gradient: the first unit's update against finite differences of the cross-entropy of "
+    "what is predicted.",
     "Memory per added block: slope of the peak over stacks of 4 to 32 blocks, beside it as a "
     "multiple of backprop's where that is in the table.",
 )

@@ -40,6 +40,7 @@ def measure(cell: Cell, data: Data) -> dict[str, Any]:
         chain_longest, chain_nearest: layers, see `locality.Chains`.
         crosses_units, depends_on_later: whether gradients cross units; whether the update of some
             unit depends, by whatever way, on the weights of a later one.
+        true_gradient: whether the first unit moves along the gradient of the predictions' loss.
         label_free: whether a prediction is the same for a copy that never saw the batch.
         passes_per_prediction: counted, for the headline readout.
         n_blocks, n_units: of the architecture and of the method.
@@ -54,6 +55,7 @@ def measure(cell: Cell, data: Data) -> dict[str, Any]:
         "chain_nearest": chains.nearest,
         "crosses_units": bool(locality.crossings(subject, TRAINED)),
         "depends_on_later": any(locality.influences(subject, n) for n in (0, TRAINED)),
+        "true_gradient": locality.follows_gradient(subject, TRAINED),
         "label_free": label_free(subject),
         "passes_per_prediction": passes(subject),
         "n_blocks": len(method.blocks),

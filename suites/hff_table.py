@@ -32,9 +32,7 @@ def paper(dataset: str, architecture: str) -> Protocol:
 SUITE = Suite(
     name="hff-table",
     title="HFF and its controls",
-    methods=(
-        "backprop", "deep-supervision", "mono-forward", "mono-forward-cosine", "ff", "hff",
-    ),  # fmt: skip
+    methods=("backprop", "deep-supervision", "mono-forward", "mono-forward-cosine", "ff", "hff"),
     profiles={
         "quick": Profile(
             note="Handwritten digits of 8x8 pixels: it shows that everything works.",

@@ -70,7 +70,7 @@ SUITE = Suite(
             wanted=wanted,
         ),
         "paper": Profile(
-            note="50 epochs a layer, as published; rules that train all layers at once get the sum.",
+            note="50 epochs a layer, as published; rules that train all at once get the sum.",
             datasets=("cifar10",),
             architectures=("layercnn-5x256", "layercnn-4x128"),
             seeds=3,

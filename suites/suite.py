@@ -231,7 +231,9 @@ def expand(
                         "code_sha": audited.code_sha(),
                     }
                 )  # fmt: skip
-                audit_cells.setdefault(audited.key, Wanted(row.id, f"audit/{architecture}", audited))
+                audit_cells.setdefault(
+                    audited.key, Wanted(row.id, f"audit/{architecture}", audited)
+                )
                 for seed in range(n_seeds):
                     cell = Cell.of(
                         row.method, settings, architecture, dataset,
@@ -330,7 +332,13 @@ def _describe(row: Row) -> dict[str, Any]:
 
 
 def departures(cls: type[Method]) -> list[str]:
-    """The `Differs:` notes of a method's file: what departs from its paper, one line each."""
+    """The `Differs:` notes of a method's file: what departs from its paper, one line each.
+
+    Those of another method in the same file are left out.
+    """
     source = inspect.getsource(sys.modules[cls.__module__])
+    for other in METHODS.values():
+        if other.__module__ == cls.__module__ and other not in cls.__mro__:
+            source = source.replace(inspect.getsource(other), "")
     found = re.findall(r"^ *Differs: ((?:.+\n)(?: {6,}.+\n)*)", source, flags=re.MULTILINE)
     return [" ".join(note.split()) for note in found]

@@ -15,7 +15,6 @@ from suites.run import SUITES
 from suites.suite import rows_of
 
 
-
 def test_every_claim_is_complete_and_in_range() -> None:
     assert len(load()) > 500
     for claim in load():
