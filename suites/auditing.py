@@ -27,9 +27,9 @@ TRAINED = 5  # steps in each phase ahead of the one that is looked at
 DEPTHS = (4, 8, 16, 32)
 
 # The stacks of the memory measurement: activities, not weights, must be what fills the memory, or
-# the slope would show the optimizer. Bytes of activities a block: dense 0.5 MiB, conv 1 MiB.
+# the slope would show the optimizer. Bytes of activities a block: dense 256 KiB, conv 1 MiB.
 STACK_BATCH = 2048
-STACK_WIDTH = 64
+STACK_WIDTH = 32
 CONV_BATCH, CONV_CHANNELS, CONV_SIDE = 64, 16, 16
 
 
@@ -171,7 +171,7 @@ def peak_bytes(work: Any) -> int:
     Every allocation is counted, weights and optimizer state included; the resident size of the
     process would show the allocator's habits instead.
     """
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or the profiler logs to the terminal
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
         work()
