@@ -29,7 +29,6 @@ from methods.base import Method, Task, Traits, linear_cooldown, set_lr, trainabl
 from methods.blocks import Block, Blocks, BlockStyle, rms_norm
 from methods.goodness import (
     CHUNK_VALUES,
-    GoodnessKind,
     Negatives,
     goodness,
     goodness_loss,
@@ -47,7 +46,7 @@ class FFConfig:
 
     # "mean": of squares, against 1. The same predictions; all gradients are n times smaller (n:
     # the layer's width), so it needs a learning rate up to n times larger.
-    goodness: GoodnessKind = "sum"
+    goodness: Literal["sum", "mean"] = "sum"
     negatives: Negatives = "hard"  # drawn from the readout, or at random
     optimizer: Literal["sgd", "adam"] = "sgd"
     # the released 0.01 on an exponential average (0.1 new) of half the gradient, in momentum form
@@ -200,10 +199,11 @@ class ForwardForward(Method):
             if l > 0:
                 a = block.weights(state)
             h = block.activation(a)
-            loss = goodness_loss(h[:b], h[b:], config.goodness)
-            # in proportion to the gradient of the loss, which the mean makes n times smaller
-            peer = config.peer if config.goodness == "sum" else config.peer / block.out_features
-            (loss + peer_loss(peer_means[l], a[:b], h[:b], peer)).backward()
+            temperature = 1.0 if config.goodness == "sum" else float(block.out_features)
+            loss = goodness_loss(h[:b], h[b:], temperature)
+            # peer normalisation in proportion to the gradient of the loss, whatever the steepness
+            peer = peer_loss(peer_means[l], a[:b], h[:b], config.peer / temperature)
+            (loss + peer).backward()
             total += loss.detach()
             state = rms_norm(h.detach())
         self.optimizer.step()

@@ -1,6 +1,6 @@
 """Goodness of layers: what the Forward-Forward rules share.
 
-    G = sum_j h_j²,   p = σ(G − n): the probability that the input is positive, n units
+    G = sum_j h_j²,   p = σ((G − n) / T): probability that the input is positive; n units
 
 Its loss, the choice of wrong labels, and peer normalisation (Hinton 2022, released code). All of
 it reads activities of any shape, (B, ...): dense layers and feature maps alike.
@@ -16,7 +16,6 @@ from torch import Generator, Tensor, nn
 
 from methods.base import adamw
 
-GoodnessKind = Literal["sum", "mean"]
 Negatives = Literal["hard", "uniform"]
 
 # Class-batched prediction works on chunks of at most this many activations (32 MB): larger
@@ -29,19 +28,17 @@ def goodness(h: Tensor) -> Tensor:
     return h.square().flatten(1).sum(1)
 
 
-def goodness_loss(positive: Tensor, negative: Tensor, kind: GoodnessKind = "sum") -> Tensor:
-    """softplus(θ − G(+)) + softplus(G(−) − θ), mean over the batch.
+def goodness_loss(positive: Tensor, negative: Tensor, temperature: float = 1.0) -> Tensor:
+    """softplus((n − G(+)) / T) + softplus((G(−) − n) / T), mean over the batch.
 
     Args:
         positive, negative: activities after the ReLU, (B, ...), n values a sample.
-        kind: "sum" of squares against θ = n, or "mean" of squares against θ = 1. Both draw the
-            same boundary; the logit of the mean is n times less steep. (A mean against 2, as some
-            code has it, is another rule: it asks for twice the goodness.)
+        temperature: T. 1: the sum of squares against n. n: their mean against 1, the same boundary,
+            n times less steep. (A mean against 2, as some code has it, is another rule.)
     """
     n = positive[0].numel()
-    theta, scale = (n, 1.0) if kind == "sum" else (1, 1 / n)
-    up = F.softplus(theta - goodness(positive) * scale)
-    down = F.softplus(goodness(negative) * scale - theta)
+    up = F.softplus((n - goodness(positive)) / temperature)
+    down = F.softplus((goodness(negative) - n) / temperature)
     return (up + down).mean()
 
 
