@@ -35,7 +35,9 @@ def measure_cost(cell: Cell, data: Data, device: torch.device) -> dict[str, Any]
     phases = [(name, steps) for name, steps in method.phases(PHASE_SAMPLE) if steps]
     for name, steps in phases:  # phases may cost differently: weighted by their share of steps
         with FlopCounterMode(display=False) as training:
-            method.train_step(x, y, name, 0.0)
+            with torch.no_grad():
+                h = method.frozen(x, name)
+            method.train_step(h, y, name, 0.0)
         train_flops += training.get_total_flops() * steps / PHASE_SAMPLE
     method.eval()
     readout = method.traits.readouts[0]

@@ -245,9 +245,11 @@ class Trial:
             with clock.running():
                 for i in range(first, per_epoch):
                     index = order[i * batch : (i + 1) * batch]
-                    x = self._images(data, index, epoch, i)
                     done = epoch * per_epoch + i
-                    out = method.train_step(x, data.train[1][index], phase_of(done), done / steps)
+                    phase = phase_of(done)
+                    with torch.no_grad():
+                        x = method.frozen(self._images(data, index, epoch, i), phase)
+                    out = method.train_step(x, data.train[1][index], phase, done / steps)
                     # 0 · x is NaN for any x that is not finite: no part of a loss goes unwatched
                     losses[i] = out["loss"] + 0 * sum(v for k, v in out.items() if k != "loss")
                     progress.step = done + 1
