@@ -116,12 +116,12 @@ class PrototypeHead(nn.Module):
         return (torch.logsumexp(beta * cosines, dim=2) - math.log(k)) / beta
 
 
-def separated(points: Tensor, steps: int = 200, lr: float = 0.1, momentum: float = 0.9) -> Tensor:
+def separated(points: Tensor, steps: int = 400, lr: float = 0.1, momentum: float = 0.9) -> Tensor:
     """Spreads unit vectors, (n, D): SGD on the mean of each one's largest cosine with another.
 
     Up to n = D + 1 the optimum is a simplex, where all cosines are −1/(n − 1).
 
-    Source: Mettes et al. 2019 (arXiv 1901.10514); the rate falls to 0 here, so that 200 steps
+    Source: Mettes et al. 2019 (arXiv 1901.10514); the rate falls to 0 here, so that 400 steps
     come closer than their 1000 at a constant rate.
     """
     n = len(points)
@@ -143,7 +143,7 @@ def margin_loss(s: Tensor, y: Tensor, scale: Tensor | float, config: HFFConfig) 
         s: class scores in cosine units, (B, C).
         y: class indices, (B,).
     """
-    true = F.one_hot(y, s.shape[1])
+    true = F.one_hot(y, s.shape[1]).to(s.dtype)
     if config.loss == "ce":
         return F.cross_entropy(scale * (s - config.margin * true), y)
     right = s.gather(1, y[:, None])
