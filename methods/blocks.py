@@ -73,12 +73,19 @@ class Block(nn.Module):
         """Number of values in one output sample."""
         return math.prod(self.out_shape)
 
-    def forward(self, x: Tensor, noise: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        noise: Callable[[Tensor], Tensor] | None = None,
+        activate: bool = True,
+    ) -> Tensor:
         """Activities of this block, (B, *out_shape), from those of the one before, (B, *in_shape).
 
         Args:
             noise: applied to the pooled input, for rules that train with noise there. Ahead of
                 the pooling, the maximum would turn dropout into a gain that prediction lacks.
+            activate: False for the pre-activations, for rules that need both: the activities are
+                `activation` of them, except in a residual unit, which has its own inside.
         """
         if self.pool > 1:
             reduce = F.max_pool2d if self.pooling == "max" else F.pixel_unshuffle
@@ -87,7 +94,8 @@ class Block(nn.Module):
             x = noise(x)
         if self.kind == "dense" and x.dim() > 2:
             x = x.flatten(1)
-        return self.activation(self.norm(self.weights(x)))
+        x = self.norm(self.weights(x))
+        return self.activation(x) if activate else x
 
 
 class Blocks(nn.ModuleList):

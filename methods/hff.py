@@ -3,12 +3,18 @@
 Every block solves a C-way classification on the unit sphere, against its own learned prototypes:
 
     h_l   = block_l(N(sg[h_{l-1}]))                       N: length normalisation between blocks
-    z_l   = e_l(h_l) / |e_l(h_l)|                         e_l: flatten, or pooling + 1x1 AuxConv
+    z_l   = e_l(h_l) / |e_l(h_l)|                         e_l: flatten, or pooling + AuxConv
     s_lc  = (1/beta) log sum_k exp(beta <z_l, p_lck>)     p_lck: unit-norm prototypes, K a class
-    L_l   = CE(scale (s_l - m onehot(y)), y)              m: additive margin on the true class
 
-For m = 0 this loss equals softplus(LSE_{j≠y} scale s_lj − scale s_ly). One pass predicts: the
-class of the nearest prototypes in the last block, or by the sum of the blocks' scores.
+and minimises one of three losses of the class scores s, in cosine units, with margin m:
+
+    ce        CE(scale (s − m onehot(y)), y)
+    smooth    softplus(scale (m + T log sum_{j≠y} exp(s_j / T) − s_y))
+    pairwise  mean over j≠y of softplus(scale (m + s_j − s_y))
+
+`smooth` with temperature T = 1/scale is `ce`; T = 1 is the plain log-sum-exp of the cosines, which
+weighs all wrong classes nearly alike. One pass predicts: the class of the nearest prototypes in the
+last block, or by the sum of the blocks' scores.
 
 The paper's method section was not available when this was written. The objective in words is the
 paper's; its exact form below, and every default, is an inference and is marked so.
@@ -18,7 +24,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -33,13 +39,20 @@ from methods.registry import register
 class HFFConfig:
     """All defaults are inferred: the paper's values are not public in readable form."""
 
-    prototypes: int = 2  # K per class; hand-set in the paper, value unknown
-    scale: float = 16.0  # of the cosines; below about 6 (C = 10) the loss cannot approach 0
-    beta: float = 16.0  # sharpness of the pooling over the K prototypes of a class
+    loss: Literal["ce", "smooth", "pairwise"] = "ce"  # the paper's words: a smooth margin loss
     margin: float = 0.1  # in cosine units; usual range of additive margins 0 to 0.35
-    between: Literal["rms", "none"] = "rms"  # what a block's input is divided by
+    scale: float = 16.0  # of the cosines; below about 6 (C = 10) the loss cannot approach 0
+    learn_scale: bool = False  # one scale per block, from `scale` on; unknown in the paper
+    temperature: float = 1.0  # of the wrong classes, `smooth` only; 1/scale makes it `ce`
+    prototypes: int = 2  # K per class; hand-set in the paper, value unknown
+    beta: float = 16.0  # sharpness of the pooling over the K prototypes of a class
+    learn_prototypes: bool = True  # the paper's are learned
+    start: Literal["gaussian", "separated"] = "gaussian"  # of the prototypes; unknown in the paper
+    match: Literal["after", "before"] = "after"  # the non-linearity; unknown in the paper
+    between: Literal["rms", "layer", "l2", "none"] = "rms"  # normalisation; unknown in the paper
+    aux: Literal["1x1", "3x3", "none"] = "1x1"  # AuxConv's kernel; 1x1 as in arXiv 2501.03176
     aux_channels: int = 128  # output channels of AuxConv
-    aux_positions: int = 16  # feature maps are pooled to at most this many positions before it
+    aux_positions: int = 16  # feature maps are pooled to at most this many positions
     lr: float = 1e-3
     weight_decay: float = 1e-4
 
@@ -47,48 +60,110 @@ class HFFConfig:
 class PrototypeHead(nn.Module):
     """Class scores of one block: embedding on the unit sphere against unit-norm prototypes.
 
-    Differs: AuxConv acts after average pooling, not before. Both are linear, so the order does
-        not change the result, but it is as many times cheaper as pixels are pooled.
+    Differs: a 1x1 AuxConv acts after average pooling, not before. Both are linear, so the order
+        does not change the result, but it is as many times cheaper as pixels are pooled.
     """
 
     def __init__(self, block: Block, n_classes: int, config: HFFConfig) -> None:
         super().__init__()
-        self.beta = config.beta
-        self.max_values = 0
+        self.config = config
         self.aux_conv: nn.Module = nn.Identity()
         dim = block.out_features
         if len(block.out_shape) == 3:
-            channels = block.out_shape[0]
-            self.max_values = channels * config.aux_positions
-            self.aux_conv = nn.Conv2d(channels, config.aux_channels, kernel_size=1)
-            _, height, width = pooled_shape(block.out_shape, self.max_values)
-            dim = config.aux_channels * height * width
+            channels, height, width = block.out_shape
+            if config.aux != "none":
+                side = {"1x1": 1, "3x3": 3}[config.aux]
+                self.aux_conv = nn.Conv2d(channels, config.aux_channels, side, padding=side // 2)
+                channels = config.aux_channels
+            kept = pooled_shape((channels, height, width), channels * config.aux_positions)
+            dim = math.prod(kept)
         # Gaussian directions are uniform on the sphere; the length is divided out in use.
-        self.prototypes = nn.Parameter(torch.randn(n_classes, config.prototypes, dim))
-        with torch.no_grad():
-            self.prototypes.copy_(F.normalize(self.prototypes, dim=2))
+        points = F.normalize(torch.randn(n_classes * config.prototypes, dim), dim=1)
+        if config.start == "separated":
+            points = separated(points)
+        points = points.view(n_classes, config.prototypes, dim)
+        self.prototypes = nn.Parameter(points, requires_grad=config.learn_prototypes)
+        if config.learn_scale:
+            self.log_scale = nn.Parameter(torch.tensor(math.log(config.scale)))
+
+    @property
+    def scale(self) -> Tensor | float:
+        """What the cosines are multiplied by; positive, learned or not."""
+        return self.log_scale.exp() if self.config.learn_scale else self.config.scale
+
+    def embed(self, h: Tensor) -> Tensor:
+        """Unit vectors, (B, D), from what a block puts out, (B, *out_shape)."""
+        if h.dim() == 4:
+            if self.config.aux == "3x3":  # does not commute with the pooling
+                h = self._pool(self.aux_conv(h))
+            else:
+                h = self.aux_conv(self._pool(h))
+        return F.normalize(h.flatten(1), dim=1)
+
+    def _pool(self, h: Tensor) -> Tensor:
+        return pool_until(h, h.shape[1] * self.config.aux_positions)
 
     def forward(self, h: Tensor) -> Tensor:
-        """Scores in cosine units, (B, C), from the block's activities, (B, *out_shape)."""
-        if self.max_values:
-            h = self.aux_conv(pool_until(h, self.max_values))
-        z = F.normalize(h.flatten(1), dim=1)
+        """Scores in cosine units, (B, C), from what a block puts out, (B, *out_shape)."""
         n_classes, k, dim = self.prototypes.shape
         directions = F.normalize(self.prototypes, dim=2)
-        cosines = (z @ directions.reshape(n_classes * k, dim).T).view(-1, n_classes, k)
+        cosines = self.embed(h) @ directions.reshape(n_classes * k, dim).T
+        cosines = cosines.view(-1, n_classes, k)
         if k == 1:
             return cosines.squeeze(2)
         # minus log K, so that K equal prototypes score exactly as one of them would
-        return (torch.logsumexp(self.beta * cosines, dim=2) - math.log(k)) / self.beta
+        beta = self.config.beta
+        return (torch.logsumexp(beta * cosines, dim=2) - math.log(k)) / beta
+
+
+def separated(points: Tensor, steps: int = 400, lr: float = 0.1, momentum: float = 0.9) -> Tensor:
+    """Spreads unit vectors, (n, D): SGD on the mean of each one's largest cosine with another.
+
+    Up to n = D + 1 the optimum is a simplex, where all cosines are −1/(n − 1).
+
+    Source: Mettes et al. 2019 (arXiv 1901.10514); the rate falls to 0 here, so that 400 steps
+    come closer than their 1000 at a constant rate.
+    """
+    n = len(points)
+    velocity = torch.zeros_like(points)
+    for step in range(steps):
+        cosines = (points @ points.T).fill_diagonal_(-math.inf)
+        nearest = cosines.argmax(dim=1)
+        # the cosine of a pair pulls on both of its vectors
+        gradient = points[nearest].index_add(0, nearest, points) / n
+        velocity = momentum * velocity + gradient
+        points = F.normalize(points - lr * (1 - step / steps) * velocity, dim=1)
+    return points
+
+
+def margin_loss(s: Tensor, y: Tensor, scale: Tensor | float, config: HFFConfig) -> Tensor:
+    """One of the three losses, mean over the batch.
+
+    Args:
+        s: class scores in cosine units, (B, C).
+        y: class indices, (B,).
+    """
+    true = F.one_hot(y, s.shape[1]).to(s.dtype)
+    if config.loss == "ce":
+        return F.cross_entropy(scale * (s - config.margin * true), y)
+    right = s.gather(1, y[:, None])
+    if config.loss == "pairwise":
+        pairs = F.softplus(scale * (config.margin + s - right))
+        return ((1 - true) * pairs).sum() / (s.numel() - len(s))
+    wrong = (s / config.temperature).masked_fill(true.bool(), -math.inf)
+    wrong = config.temperature * wrong.logsumexp(dim=1, keepdim=True)
+    return F.softplus(scale * (config.margin + wrong - right)).mean()
 
 
 @register
 class HFF(Method):
-    """Learned unit-norm prototypes, margin cross-entropy per block, detached blocks.
+    """Learned unit-norm prototypes, margin loss per block, detached blocks.
 
     Differs: the form of the margin loss (softmax cross-entropy with an additive margin) is
         inferred; the paper names a smooth margin loss and log-sum-exp matching.
     Differs: K, scale, margin, optimizer and schedule are ours; the paper's are unknown.
+    Differs: the prototypes start as random directions; unknown in the paper.
+    Differs: scores are read from activities, behind the non-linearity; unknown in the paper.
     Differs: activities are divided by their root mean square between blocks; unknown in the paper.
     """
 
@@ -107,21 +182,43 @@ class HFF(Method):
         self.aux.update({f"head_{l}": head for l, head in enumerate(heads[:-1])})
         self.optimizer = adamw(trainable(self), config.lr, config.weight_decay)
 
-    def _head(self, l: int) -> nn.Module:
-        return self.head if l == len(self.blocks) - 1 else self.aux[f"head_{l}"]
+    @classmethod
+    def refuse(cls, blocks: Blocks, task: Task, config: Any) -> str | None:
+        if config.match == "before" and "residual" in blocks.kinds:
+            return "residual units have no linear output ahead of their last non-linearity to match"
+        return None
+
+    def _head(self, l: int) -> PrototypeHead:
+        head = self.head if l == len(self.blocks) - 1 else self.aux[f"head_{l}"]
+        assert isinstance(head, PrototypeHead)
+        return head
+
+    def _run(self, block: Block, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the block's head reads, and the block's activities, each (B, *out_shape)."""
+        if self.config.match == "after":
+            h = block(x)
+            return h, h
+        a = block(x, activate=False)
+        return a, block.activation(a)
 
     def _between(self, h: Tensor) -> Tensor:
-        return rms_norm(h) if self.config.between == "rms" else h
+        """The next block's input: without the length, which the scores do not depend on."""
+        if self.config.between == "rms":
+            return rms_norm(h)
+        if self.config.between == "layer":
+            return F.layer_norm(h, h.shape[1:])
+        if self.config.between == "l2":
+            return F.normalize(h.flatten(1), dim=1).view_as(h)
+        return h
 
     def train_step(self, x: Tensor, y: Tensor, phase: str, progress: float) -> dict[str, Tensor]:
         set_lr(self.optimizer, self.config.lr, cosine(progress))
         self.optimizer.zero_grad()
-        margin = self.config.margin * F.one_hot(y, self.task.n_classes)
         total = x.new_zeros(())
         for l, block in enumerate(self.blocks):
-            h = block(x)
-            scores = self._head(l)(h)
-            loss = F.cross_entropy(self.config.scale * (scores - margin), y)
+            head = self._head(l)
+            read, h = self._run(block, x)
+            loss = margin_loss(head(read), y, head.scale, self.config)
             loss.backward()  # frees this block's graph before the next one is built
             total += loss.detach()
             x = self._between(h.detach())
@@ -133,11 +230,12 @@ class HFF(Method):
         first = {"last": last, "sum": 0, "sum_except_first": min(1, last)}[readout]
         scores = x.new_zeros(())
         for l, block in enumerate(self.blocks):
-            h = block(x)
+            read, h = self._run(block, x)
             if l >= first:
-                scores = scores + self._head(l)(h)
+                head = self._head(l)
+                scores = scores + head.scale * head(read)
             x = self._between(h)
-        return self.config.scale * scores
+        return scores
 
     def features(self, x: Tensor) -> list[Tensor]:
         activities = []

@@ -2,8 +2,13 @@
 
     h_l = block_l(sg[h_{l-1}]),   G_l = M_l v(h_l),   minimise  CE(G_l, y)  over block l and M_l
 
-sg is stop-gradient, v flattens (feature maps are average-pooled first). HFF with one prototype a
-class, no margin and no normalisation is this rule; so it is HFF's control.
+sg is stop-gradient, v flattens (feature maps are average-pooled first). Cosine Mono-Forward divides
+both factors by their lengths and has a fixed scale instead; row c of M_l is m_lc:
+
+    G_lc = scale <v(h_l), m_lc> / (|v(h_l)| |m_lc|)
+
+On fully connected blocks that is HFF (arXiv 2605.00082) with one prototype a class, no margin and
+no normalisation between blocks. So the two are HFF's controls.
 """
 
 from __future__ import annotations
@@ -11,10 +16,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch.nn.functional as F
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from methods.base import Method, Task, Traits, adamw, cosine, set_lr, trainable
-from methods.blocks import Blocks, PooledLinear
+from methods.blocks import Block, Blocks, PooledLinear, pool_until
 from methods.registry import register
 
 
@@ -47,11 +52,14 @@ class MonoForward(Method):
         self, blocks: Blocks, task: Task, config: MonoForwardConfig, rng: Generator
     ) -> None:
         super().__init__(blocks, task, config, rng)
-        heads = [PooledLinear(block, task.n_classes, config.head_features) for block in blocks]
+        heads = [self._make_head(block) for block in blocks]
         self.head = heads[-1]
         # only the readout `sum` needs the others
         self.aux.update({f"head_{l}": head for l, head in enumerate(heads[:-1])})
         self.optimizer = adamw(trainable(self), config.lr, config.weight_decay)
+
+    def _make_head(self, block: Block) -> nn.Module:
+        return PooledLinear(block, self.task.n_classes, self.config.head_features)
 
     def _scores(self, h: Tensor, l: int) -> Tensor:
         head = self.head if l == len(self.blocks) - 1 else self.aux[f"head_{l}"]
@@ -78,3 +86,43 @@ class MonoForward(Method):
             x = block(x)
             scores.append(self._scores(x, l))
         return sum(scores[1:], start=scores[0])
+
+
+@dataclass(frozen=True)
+class CosineMonoForwardConfig(MonoForwardConfig):
+    """Mono-Forward's defaults and HFF's scale."""
+
+    scale: float = 16.0  # of the cosines; below about 6 (C = 10) the loss cannot approach 0
+
+
+class PooledCosine(PooledLinear):
+    """Scaled cosines, (B, C), between a block's activities and one vector a class."""
+
+    def __init__(self, block: Block, n_classes: int, max_features: int, scale: float) -> None:
+        super().__init__(block, n_classes, max_features)
+        self.scale = scale
+        self.linear.register_parameter("bias", None)  # an angle has none
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Scores, (B, C), from activities, (B, *out_shape)."""
+        z = F.normalize(pool_until(h, self.max_features).flatten(1), dim=1)
+        return self.scale * F.linear(z, F.normalize(self.linear.weight, dim=1))
+
+
+@register
+class CosineMonoForward(MonoForward):
+    """Mono-Forward on the cosines between activities and class vectors, the control of HFF.
+
+    Differs: the cosine form is in neither paper; it separates what the sphere adds from what
+        prototypes and margin add.
+    """
+
+    name = "mono-forward-cosine"
+    label = "Mono-Forward (cosine)"
+    version = 1
+    source = "control of arXiv 2605.00082, after arXiv 2501.09238"
+    Config = CosineMonoForwardConfig
+
+    def _make_head(self, block: Block) -> nn.Module:
+        config = self.config
+        return PooledCosine(block, self.task.n_classes, config.head_features, config.scale)
