@@ -66,7 +66,7 @@ class Block(nn.Module):
         self.activation = activation if activation is not None else nn.Identity()
 
     def extra_repr(self) -> str:
-        return f"{self.kind}, {self.in_shape} to {self.out_shape}, pool={self.pool}"
+        return f"{self.kind}, {self.in_shape} to {self.out_shape}, pool={self.pool} {self.pooling}"
 
     @property
     def out_features(self) -> int:
