@@ -79,7 +79,8 @@ class ConvForwardForward(Method):
     Differs: the logit of each layer is its goodness above threshold per position (of a dense layer:
         in all), in training as in prediction; else large maps drown small ones.
     Differs: initial weights are N(0, 2/fan_in), which starts the goodness at its threshold;
-        Forward-Forward's N(0, 1/fan_in) starts at half of it and learns several times slower.
+        Forward-Forward's N(0, 1/fan_in) starts at half of it, and learned several times slower
+        on digits.
     Differs: RMS normalisation over channels, height and width, thresholds equal to the number of
         units, peer normalisation and sampled wrong labels carry over from Forward-Forward; the
         paper says layer normalisation and linear classifier.
