@@ -216,7 +216,7 @@ class ConvForwardForward(Method):
         self.optimizer.zero_grad()
         total = x.new_zeros(())
         for l, block in enumerate(self.blocks):
-            a = _preactivation(block, state)
+            a = block(state, activate=False)
             h = block.activation(a)
             temperature = float(_positions(h))
             loss = goodness_loss(h[:b], h[b:], temperature)
@@ -316,13 +316,6 @@ def _widen_input(block: Block, planes: int) -> None:
 def _positions(h: Tensor) -> int:
     """Height times width of feature maps, 1 for dense layers."""
     return h[0, 0].numel()
-
-
-def _preactivation(block: Block, state: Tensor) -> Tensor:
-    """What the block's activation gets: its forward pass up to there."""
-    if block.pool > 1:
-        state = F.max_pool2d(state, block.pool)
-    return block.weights(state.flatten(1) if block.kind == "dense" else state)
 
 
 def _weights(block: Block) -> nn.Linear | nn.Conv2d:
