@@ -80,9 +80,9 @@ def alignment_loss(h: Tensor, g: Tensor, y: Tensor, target: str) -> Tensor:
 class CounterCurrent(Method):
     """A forward and a feedback network, pairs of layers aligned, no gradient between layers.
 
-    Differs: Adam with a cosine schedule, where the paper uses SGD at a rate of 1 with the gradient
+    Differs: Adam with a cosine schedule, where the released code has SGD at rate 1 and the gradient
         of each network clipped by its norm, which would couple the layers.
-    Differs: ReLU in the forward network, as in all methods here, where the paper has ELU.
+    Differs: ReLU in the forward network, as in all methods here, where the released code has ELU.
     Differs: no pair at the image itself (it would train a feedback layer that nothing reads), and
         no terms on the similarities within one network, as the released code has for convolutions.
     Differs: residual units meet a feedback layer of one convolution; the paper has none.
