@@ -182,7 +182,7 @@ def check_train_step(case: Case) -> None:
     method = case.make()
     x, y = toy(BATCH)
     x_before, y_before = x.clone(), y.clone()
-    out = method.train_step(x, y, method.phases(STEPS)[0][0], 0.0)
+    out = step(method, x, y, method.phases(STEPS)[0][0], 0.0)
     assert isinstance(out, dict), (
         f"train_step returns {type(out).__name__}, not a dictionary of detached scalars"
     )
