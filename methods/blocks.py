@@ -73,6 +73,12 @@ class Block(nn.Module):
         """Number of values in one output sample."""
         return math.prod(self.out_shape)
 
+    def pooled(self, x: Tensor) -> Tensor:
+        """The input as the weights see it, reduced by the block's pooling."""
+        if self.pool == 1:
+            return x
+        return (F.max_pool2d if self.pooling == "max" else F.pixel_unshuffle)(x, self.pool)
+
     def forward(
         self,
         x: Tensor,
@@ -87,9 +93,7 @@ class Block(nn.Module):
             activate: False for the pre-activations, for rules that need both: the activities are
                 `activation` of them, except in a residual unit, which has its own inside.
         """
-        if self.pool > 1:
-            reduce = F.max_pool2d if self.pooling == "max" else F.pixel_unshuffle
-            x = reduce(x, self.pool)
+        x = self.pooled(x)
         if noise is not None:
             x = noise(x)
         if self.kind == "dense" and x.dim() > 2:

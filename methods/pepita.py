@@ -49,7 +49,6 @@ class Pepita(Method):
         local_updates=True, feedback="the output error, through a fixed random map to the input"
     )
     Config = PepitaConfig
-    projection: Tensor  # F
 
     def __init__(self, blocks: Blocks, task: Task, config: PepitaConfig, rng: Generator) -> None:
         super().__init__(blocks, task, config, rng)
@@ -58,9 +57,10 @@ class Pepita(Method):
             layer.register_parameter("bias", None)  # the paper's networks have none
             nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
         inputs = math.prod(task.shape)
-        projection = torch.empty(inputs, task.n_classes)
+        projection = nn.Linear(task.n_classes, inputs, bias=False)  # F
         bound = config.feedback_scale * math.sqrt(6 / inputs)
-        self.register_buffer("projection", projection.uniform_(-bound, bound))
+        nn.init.uniform_(projection.weight, -bound, bound)
+        self.aux["projection"] = projection.requires_grad_(False)
         # the rule writes its updates into .grad; the optimizer adds momentum
         self.optimizer = torch.optim.SGD(trainable(self), config.lr, config.momentum)
 
@@ -95,7 +95,7 @@ class Pepita(Method):
         ]
         plain = self._pass(x, masks)
         error = plain[-1] - target
-        modulated = self._pass(x + error @ self.projection.T, masks)
+        modulated = self._pass(x + self.aux["projection"](error), masks)
         # the output layer moves by its error, the others by the difference of the two passes
         changes = [h - m for h, m in zip(plain[1:-1], modulated[1:-1], strict=True)]
         changes.append(modulated[-1] - target)

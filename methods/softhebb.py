@@ -156,9 +156,7 @@ class SoftHebb(Method):
     def _hebbian_step(self, x: Tensor, l: int) -> dict[str, Tensor]:
         config, block, norm = self.config, self.blocks[l], self.norms[l]
         layer = _layer(block)
-        if block.pool > 1:
-            x = F.max_pool2d(x, block.pool)
-        x = norm.train()(x)  # by this batch; running averages are kept for later
+        x = norm.train()(block.pooled(x))  # by this batch; running averages are kept for later
         norm.eval()
         x = x.flatten(1) if block.kind == "dense" else x
         u = layer(x)

@@ -18,7 +18,7 @@ def test_update_by_hand() -> None:
     method = make("pepita", dropout=0.0)
     x, y = batch()
     before = [p.detach().double().numpy().copy() for p in method.parameters()]
-    f = method.projection.double().numpy()
+    f = method.aux["projection"].weight.double().numpy()
     method.train_step(x, y, "all", 0.0)
 
     def run(x: np.ndarray) -> list[np.ndarray]:
