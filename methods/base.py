@@ -91,6 +91,9 @@ class Method(nn.Module, ABC):
     def start(self, x: Tensor, y: Tensor) -> None:
         """Called once, ahead of the first step, for what a rule derives from the data as a whole.
 
+        What it derives must be in the state, and there in its final shape from `__init__` on: a
+        checkpoint is loaded into a method that was never started.
+
         Args:
             x: all standardised training images, not augmented, (N, C, H, W).
             y: their class indices, (N,), int64.

@@ -60,6 +60,9 @@ class Block(nn.Module):
         self.norm = norm if norm is not None else nn.Identity()
         self.activation = activation if activation is not None else nn.Identity()
 
+    def extra_repr(self) -> str:
+        return f"{self.kind}, {self.in_shape} to {self.out_shape}, pool={self.pool}"
+
     @property
     def out_features(self) -> int:
         """Number of values in one output sample."""

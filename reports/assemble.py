@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from reports.claims import claim_of
 from reports.plan import check_plan
 from reports.statistics import Estimate, estimate, holm_rejects, paired_p_value
 from reports.table import (
@@ -14,7 +15,6 @@ from reports.table import (
     Claim,
     Column,
     Lookup,
-    Published,
     Row,
     Run,
     Table,
@@ -45,6 +45,12 @@ def build_table(
     columns = _columns(plan["columns"])
     runs: dict[tuple[str, str], list[Run]] = {}
     readout_of = {row.id: row.readout for row in rows}
+    audits = {
+        (a["row"], a["column"]): records[a["key"]].get("audit") or {}
+        for a in plan.get("audits") or ()
+        if (records.get(a["key"]) or {}).get("status") == "ok"
+        and records[a["key"]]["code_sha"] == a["code_sha"]  # an old audit says nothing of now
+    }
     for wanted in plan["cells"]:
         record = records.get(wanted["key"])
         run = _run(wanted, record, (live or {}).get(wanted["key"]), plan["headline"], readout_of)
@@ -61,13 +67,17 @@ def build_table(
                 cell = Cell(row.id, column.id, "unsupported", reason=unsupported[place])
             else:
                 cell = Cell(row.id, column.id, "missing", reason="not asked for by this plan")
-            if published is not None and plan["headline"]["metric"] == "accuracy_pct":
-                numbers = published(row.id, column.dataset, column.architecture)
-                cell = replace(cell, claims=_claims(numbers, cell.estimate))
-            cells[place] = cell
+            measured = audits.get(place)
+            cells[place] = cell if measured is None else replace(cell, audit=measured)
+    claims: tuple[Claim, ...] = ()
+    if published is not None and plan["headline"]["metric"] == "accuracy_pct":
+        claims = _claims(rows, columns, cells, published)
+    for place, cell in cells.items():
+        about = tuple(c for c in claims if (c.row, c.column) == place)
+        cells[place] = replace(cell, claims=about)
     for column in columns:
         cells.update(_marked([cells[row.id, column.id] for row in rows], plan["headline"]))
-    return Table(plan, rows, columns, cells, tuple(set_aside))
+    return Table(plan, rows, columns, cells, tuple(set_aside), claims)
 
 
 def _row(entry: Mapping[str, Any]) -> Row:
@@ -81,6 +91,7 @@ def _row(entry: Mapping[str, Any]) -> Row:
         local=entry.get("local"),
         feedback=entry.get("feedback") or "",
         description=str(entry.get("description") or ""),
+        equations=str(entry.get("equations") or ""),
         differs=tuple(map(str, entry.get("differs") or ())),
     )
 
@@ -129,8 +140,8 @@ def _run(
 
 def _headline(record: Record, headline: Mapping[str, Any], readout: str) -> float | None:
     split, metric = headline["split"], headline["metric"]
-    if split in ("timings", "memory", "cost"):  # a suite may be about these
-        value = record[split].get(metric)
+    if split in ("timings", "memory", "cost", "audit"):  # a suite may be about these
+        value = (record.get(split) or {}).get(metric)
     else:
         value = record["metrics"].get(split, {}).get(readout, {}).get(metric)
     return None if value is None else float(value)
@@ -158,6 +169,7 @@ def _cell(row: Row, column: Column, runs: tuple[Run, ...]) -> Cell:
         why_incomplete(runs),
         readouts=_readouts(ok),
         cost=_cost(ok),
+        audit=next((r.record["audit"] for r in ok if r.record and r.record.get("audit")), {}),
     )
 
 
@@ -201,14 +213,22 @@ def _cost(ok: Sequence[Run]) -> dict[str, float]:
     return {name: sum(v) / len(v) for name, v in values.items()}
 
 
-def _claims(numbers: Sequence[Published], ours: Estimate | None) -> tuple[Claim, ...]:
-    return tuple(
-        Claim(
-            p.accuracy_pct, p.std, p.epochs, p.source,
-            None if ours is None else ours.mean - p.accuracy_pct,
-        )
-        for p in numbers
-    )  # fmt: skip
+def _claims(
+    rows: Sequence[Row],
+    columns: Sequence[Column],
+    cells: Mapping[tuple[str, str], Cell],
+    published: Lookup,
+) -> tuple[Claim, ...]:
+    """Every published number about these methods on these datasets, beside ours."""
+    found = []
+    for row in rows:
+        for dataset in dict.fromkeys(column.dataset for column in columns):
+            places = {c.architecture: c for c in columns if c.dataset == dataset}
+            for number in published(row.id, dataset):
+                column = places.get(number.architecture)
+                cell = cells[row.id, column.id] if column else None
+                found.append(claim_of(number, row, dataset, column, cell))
+    return tuple(found)
 
 
 def _marked(column: list[Cell], headline: Mapping[str, Any]) -> dict[tuple[str, str], Cell]:

@@ -66,7 +66,8 @@ def read(
         plan = plan or store.read_plan(suite)
         if plan is None:
             raise ReportError(_no_plan(suite, store))
-        keys = [cell["key"] for cell in plan["cells"] if "key" in cell]
+        entries = [*plan["cells"], *(plan.get("audits") or ())]
+        keys = [entry["key"] for entry in entries if "key" in entry]
         summary = store.read(keys)
         return build_table(plan, summary.records, store.live(), published, summary.unreadable)
     except (RecordError, PlanError, TypeError) as error:

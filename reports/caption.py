@@ -11,6 +11,7 @@ METRICS = {
     "loss": "loss",
     "train_images_per_s": "training speed in images per second",
     "eval_images_per_s": "prediction speed in images per second",
+    "chain_longest": "layers in the longest differentiated chain",
 }
 
 
@@ -39,7 +40,7 @@ def metric_text(table: Table) -> str:
     name = METRICS.get(table.metric, table.metric.replace("_", " "))
     return (
         name.capitalize()
-        if split in ("timings", "memory", "cost")
+        if split in ("timings", "memory", "cost", "audit")
         else (f"{ {'val': 'Validation'}.get(split, split.capitalize()) } {name}")
     )
 
@@ -72,10 +73,11 @@ def caption(table: Table) -> list[str]:
             f"Single values, one per seed: fewer than {MIN_SEEDS_FOR_INTERVAL} ok seeds give no"
             " interval."
         )
-    sentences.append(
-        "Weights are those after the last epoch; the test set is read once, at the end; the"
-        " validation split is cut from the training set."
-    )
+    if table.plan["headline"]["split"] in ("test", "val"):
+        sentences.append(
+            "Weights are those after the last epoch; the test set is read once, at the end; the"
+            " validation split is cut from the training set."
+        )
     top = "lowest" if lower_is_better(table.metric) else "highest"
     if any(c.best for c in table.cells.values()):
         sentences.append(f"Bold: {top} mean of a column, among entries with all wanted seeds ok.")

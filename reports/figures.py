@@ -64,6 +64,15 @@ def curve_panels(table: Table) -> list[Panel]:
     return _panels(table, columns, draw_curves, (4.4, 2.9))
 
 
+def memory_panels(table: Table) -> list[Panel]:
+    """One panel per architecture whose audit has it: peak training memory against depth."""
+    columns = [
+        c for c in table.columns
+        if any(table.cell(row, c).audit.get("memory_depths") for row in table.rows)
+    ]  # fmt: skip
+    return _panels(table, columns, draw_memory, (4.4, 2.9))
+
+
 def swatches(table: Table) -> list[tuple[str, str]]:
     """(label of a method, SVG of its line and marker), the key to the curves."""
     found = []
@@ -154,6 +163,21 @@ def draw_accuracy(axes: Axes, table: Table, column: Column) -> None:
         low, high = axes.get_xlim()
         axes.set_xlim(low, min(high, 101.0) if table.metric == "accuracy_pct" else high)
     axes.set_xlabel(metric_text(table))
+
+
+def draw_memory(axes: Axes, table: Table, column: Column) -> None:
+    """Peak bytes over number of blocks, both logarithmic, one line per method."""
+    for i, row in enumerate(table.rows):
+        audit = table.cell(row, column).audit
+        if audit.get("memory_depths"):
+            mib = [b / 2**20 for b in audit["memory_bytes"]]
+            axes.plot(audit["memory_depths"], mib, **line_style(i))
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    axes.set_xlabel("blocks")
+    axes.set_ylabel("peak memory, MiB")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_major_formatter("{x:g}")
 
 
 def draw_curves(axes: Axes, table: Table, column: Column) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from reports import environments, figures
+from reports import claims, environments, figures
 from reports.caption import caption, counts, metric_text
 from reports.formatting import count, decimals, estimate_text, number, plural, signed, when
 from reports.statistics import Estimate
@@ -45,7 +45,13 @@ def render(table: Table) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"signed": signed, "number": number, "when": when, "state": _state}
+    environment.filters |= {
+        "signed": signed,
+        "number": number,
+        "when": when,
+        "state": _state,
+        "signal": _signal,
+    }
     environment.globals |= {"estimate_text": estimate_text, "anchor": _anchor, "plural": plural}
     return environment.get_template("page.html.j2").render(
         table=table,
@@ -58,6 +64,10 @@ def render(table: Table) -> str:
         caption=caption(table),
         costs=_costs(table),
         readouts=_readouts(table),
+        audit=_audit(table),
+        memory=_drawn(figures.memory_panels(table)),
+        claims=_claims(table),
+        budgets=_budgets(table),
         drill=_drill(table),
         failures=[f for f in table.runs() if f[2].status not in ("ok", "missing", "running")],
         first_line=_first_line,
@@ -91,6 +101,13 @@ def _verdict(table: Table) -> str:
 
 def _state(state: str) -> str:
     return _STATES.get(state, state)
+
+
+def _signal(row: Row) -> str:
+    """What reaches an update, as declared."""
+    if row.local:
+        return "local, with feedback" if row.feedback else "local"
+    return "global feedback" if row.feedback else "global gradient"
 
 
 def _anchor(row: Row, column: Column) -> str:
@@ -129,6 +146,82 @@ def _cost(cell: Cell, name: str, divisor: float) -> tuple[float | None, str]:
     if name in _COUNTED and value == int(value):
         return value, count(value)
     return value / divisor, number(value / divisor)
+
+
+# (measure of the audit, heading)
+AUDIT = (
+    ("chain_longest", "longest chain, layers"),
+    ("chain_nearest", "nearest loss, layers"),
+    ("crosses_units", "gradient crosses units"),
+    ("depends_on_later", "update depends on later units"),
+    ("true_gradient", "first unit follows the true gradient"),
+    ("label_free", "prediction sees no label"),
+    ("passes_per_prediction", "passes per prediction"),
+    ("memory_slope_bytes", "memory per added block, KiB"),
+)
+AUDIT_CAPTION = (
+    "Measured on narrow copies of the networks.",
+    "Longest chain: trained layers on the longest path from a loss to a weight in autograd's "
+    "graph, local classifiers included; 0 where updates are made without it.",
+    "Nearest loss: the same for the shortest path, of the unit that is farthest from any loss.",
+    "Gradient crosses units: autograd's graph joins parts that have losses of their own.",
+    "Update depends on later units: after a later unit is perturbed, the update of an earlier one "
+    "is not the same, bit for bit, by whatever way the news came.",
+    "True gradient: the first unit's update against finite differences of the cross-entropy of "
+    "what is predicted.",
+    "Memory per added block: slope of the peak over stacks of 4 to 32 blocks, beside it as a "
+    "multiple of backprop's where that is in the table.",
+)
+
+
+def _audit(table: Table) -> dict[str, Any]:
+    """Headings, and per architecture a line per method: (row, [(value, text)])."""
+    groups = []
+    for column in table.columns:
+        cells = {row.id: table.cell(row, column) for row in table.rows}
+        control = cells["backprop"].audit if "backprop" in cells else {}
+        lines = [
+            (row, [_audited(cells[row.id].audit, name, control) for name, _ in AUDIT])
+            for row in table.rows
+            if cells[row.id].audit
+        ]
+        if lines:
+            groups.append((column, lines))
+    return {"headings": [h for _, h in AUDIT], "groups": groups, "caption": AUDIT_CAPTION}
+
+
+def _audited(
+    audit: Mapping[str, Any], name: str, control: Mapping[str, Any]
+) -> tuple[float | None, str]:
+    value = audit.get(name)
+    if value is None:
+        return None, number(None)
+    if isinstance(value, bool):
+        return float(value), "yes" if value else "no"
+    if name != "memory_slope_bytes":
+        return value, number(value)
+    text = number(value / 2**10)
+    if control.get(name):
+        text += f" (× {value / control[name]:.2f})"
+    return value, text
+
+
+def _claims(table: Table) -> dict[str, Any]:
+    groups = [(row, [c for c in table.claims if c.row == row.id]) for row in table.rows]
+    return {
+        "summary": claims.summary(table.claims),
+        "rule": claims.RULE,
+        "groups": [(row, found) for row, found in groups if found],
+    }
+
+
+def _budgets(table: Table) -> list[str]:
+    labels = {row.id: row.label for row in table.rows}
+    return [
+        f"{labels[b['row']]} on {b['column']}: "
+        + ", ".join(f"{name.replace('_', ' ')} {_value(v)}" for name, v in b["protocol"].items())
+        for b in table.plan.get("budgets") or ()
+    ]
 
 
 def _readouts(table: Table) -> list[dict[str, Any]]:

@@ -24,9 +24,15 @@ class Published(Protocol):
     def epochs(self) -> str: ...
     @property
     def source(self) -> str: ...
+    @property
+    def architecture(self) -> str: ...
+    @property
+    def network(self) -> str: ...
+    @property
+    def note(self) -> str: ...
 
 
-Lookup = Callable[[str, str, str], Sequence[Published]]  # row id, dataset, architecture
+Lookup = Callable[[str, str], Sequence[Published]]  # row id, dataset
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,13 @@ class Claim:
     epochs: str
     source: str
     difference: float | None
+    row: str
+    dataset: str
+    column: str | None  # of the same network; None where the table has none
+    network: str  # in the words of the source
+    note: str
+    verdict: str  # one of claims.VERDICTS
+    why: str
 
 
 @dataclass(frozen=True)
@@ -70,6 +83,7 @@ class Cell:
     readouts: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
     # name of a measure -> mean over the ok seeds that have it; seconds, bytes, images/s, FLOPs
     cost: Mapping[str, float] = field(default_factory=dict)
+    audit: Mapping[str, Any] = field(default_factory=dict)  # as measured, see suites/auditing.py
 
     @property
     def n_wanted(self) -> int:
@@ -93,6 +107,7 @@ class Row:
     local: bool | None
     feedback: str  # what reaches earlier parts from later ones besides a gradient; "" if nothing
     description: str
+    equations: str  # what the method's file says of itself: equations, notation, sources
     differs: tuple[str, ...]
 
 
@@ -116,6 +131,7 @@ class Table:
     columns: tuple[Column, ...]  # grouped by dataset
     cells: Mapping[tuple[str, str], Cell]
     set_aside: tuple[str, ...] = ()  # one line per file that could not be read
+    claims: tuple[Claim, ...] = ()  # about the table's methods on its datasets, any network
 
     def cell(self, row: Row, column: Column) -> Cell:
         return self.cells[row.id, column.id]
@@ -150,5 +166,7 @@ def lower_is_better(metric: str) -> bool:
     """Whether a small value of the headline is the good one."""
     if metric.endswith("_per_s"):
         return False
+    if metric.startswith(("chain", "memory")):
+        return True
     costs = ("loss", "_s", "_bytes", "_j", "_per_image", "_per_prediction")
     return metric.endswith(costs) or metric.startswith("n_params")

@@ -76,7 +76,6 @@ def _parse(line: dict[str, str], number: int) -> Published:
         raise ValueError(f"{FILE.name}, line {number}: {error}") from error
 
 
-def published(row: str, dataset: str, architecture: str) -> list[Published]:
-    """The claims about one cell of a table: same method, dataset and network."""
-    wanted = (row, dataset, architecture)
-    return [c for c in load() if (c.row, c.dataset, c.architecture) == wanted]
+def published(row: str, dataset: str) -> list[Published]:
+    """The claims about one method on one dataset, whatever the network."""
+    return [c for c in load() if (c.row, c.dataset) == (row, dataset)]

@@ -63,7 +63,9 @@ def _conv(in_shape: tuple[int, ...], c_out: int, style: BlockStyle, pool: int = 
     return Block("conv", in_shape, out_shape, weights, norm, _activation(style), pool)
 
 
-def _mlp(depth: int, hidden: int) -> Builder:
+def mlp(depth: int, hidden: int) -> Builder:
+    """Fully connected layers, all of one width."""
+
     def build(task: Task, style: BlockStyle, width: float) -> list[Block]:
         n = max(8, round(hidden * width))
         shape: tuple[int, ...] = task.shape
@@ -71,6 +73,20 @@ def _mlp(depth: int, hidden: int) -> Builder:
         for _ in range(depth):
             blocks.append(_dense(shape, n, style))
             shape = (n,)
+        return blocks
+
+    return build
+
+
+def conv_stack(depth: int, channels: int) -> Builder:
+    """Convolutions of 3x3, all of one width and of the image's resolution."""
+
+    def build(task: Task, style: BlockStyle, width: float) -> list[Block]:
+        shape: tuple[int, ...] = task.shape
+        blocks = []
+        for _ in range(depth):
+            blocks.append(_conv(shape, max(8, round(channels * width)), style))
+            shape = blocks[-1].out_shape
         return blocks
 
     return build
@@ -123,9 +139,9 @@ def _resnet18(task: Task, style: BlockStyle, width: float) -> list[Block]:
 ARCHITECTURES: dict[str, Architecture] = {
     a.name: a
     for a in (
-        Architecture("mlp-2x500", "2 fully connected layers of 500, ReLU", _mlp(2, 500)),
-        Architecture("mlp-3x1000", "3 fully connected layers of 1000, ReLU", _mlp(3, 1000)),
-        Architecture("mlp-4x2000", "4 fully connected layers of 2000, ReLU", _mlp(4, 2000)),
+        Architecture("mlp-2x500", "2 fully connected layers of 500, ReLU", mlp(2, 500)),
+        Architecture("mlp-3x1000", "3 fully connected layers of 1000, ReLU", mlp(3, 1000)),
+        Architecture("mlp-4x2000", "4 fully connected layers of 2000, ReLU", mlp(4, 2000)),
         Architecture(
             "cnn-small",
             "conv 32, pool, conv 64, conv 128, pool, dense 256 (the image encoder of NoProp)",

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import hashlib
-import sys
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from methods import METHODS, Method, Task
 from methods.base import resolve_config
 from results.record import cell_key
+from suites import sources
 from suites.architectures import ARCHITECTURES
 from suites.datasets import AUGMENTATIONS, DATASETS
 from suites.seeds import derive_seed, generator
 
-PROTOCOL_VERSION = 1  # raised whenever the engine may give other numbers for the same settings
+Kind = Literal["train", "audit"]
+
+# raised whenever the engine, or the audit, may give other numbers for the same settings
+VERSIONS: dict[Kind, int] = {"train": 2, "audit": 1}
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ class Cell:
 
     Attributes:
         config: the fully resolved configuration of the method, every field, defaults included.
+        kind: "train" trains and tests the method under the protocol; "audit" measures how far its
+            training signals travel, on small data, whatever the protocol.
     """
 
     method: str
@@ -63,6 +65,7 @@ class Cell:
     protocol: Protocol
     seed: int
     method_version: int = field(default=0)
+    kind: Kind = "train"
 
     @staticmethod
     def of(
@@ -72,23 +75,26 @@ class Cell:
         dataset: str,
         protocol: Protocol,
         seed: int,
+        kind: Kind = "train",
     ) -> Cell:
         """A cell with the method's defaults filled in. Raises ValueError for unknown settings."""
         cls = METHODS[method]
         config = _plain(dataclasses.asdict(resolve_config(cls, settings)))
-        return Cell(method, config, architecture, dataset, protocol, seed, cls.version)
+        return Cell(method, config, architecture, dataset, protocol, seed, cls.version, kind)
 
     def identity(self) -> dict[str, Any]:
         """All that can change the numbers, and nothing else: what the key is the hash of."""
+        protocol = dataclasses.asdict(self.protocol) if self.kind == "train" else {}
         return {
-            "protocol_version": PROTOCOL_VERSION,
+            "kind": self.kind,
+            "version": VERSIONS[self.kind],
             "method": self.method,
             "method_version": self.method_version,
             "config": self.config,
             "architecture": self.architecture,
             "dataset": self.dataset,
             "dataset_version": DATASETS[self.dataset].version,
-            "protocol": dataclasses.asdict(self.protocol),
+            "protocol": protocol,
             "seed": self.seed,
         }
 
@@ -125,7 +131,9 @@ class Cell:
 
         It is not part of the key: a record made by older sources is kept and shown as stale.
         """
-        return sources_sha(self.method_class())
+        cls = self.method_class()
+        style = cls.style(self.method_config())
+        return sources.code_sha(self.kind, cls, self.architecture, self.dataset, style)
 
 
 def _plain(value: Any) -> Any:
@@ -133,17 +141,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
-
-
-@functools.cache
-def sources_sha(method: type[Method]) -> str:
-    """SHA-256, 16 digits, of the files of a method, the contract, the blocks and the engine."""
-    modules = {cls.__module__ for cls in method.__mro__ if issubclass(cls, Method)}
-    modules |= {"methods.blocks", ARCHITECTURES["resnet18"].__module__}
-    modules |= {"suites.checkpoint", "suites.datasets", "suites.engine", "suites.seeds", __name__}
-    sha = hashlib.sha256()
-    for module in sorted(modules):
-        __import__(module)
-        source = Path(str(sys.modules[module].__file__))
-        sha.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
-    return sha.hexdigest()[:16]

@@ -33,10 +33,14 @@ def measure_cost(cell: Cell, data: Data, device: torch.device) -> dict[str, Any]
     aux = sum(p.numel() for p in method.aux.parameters())
     train_flops = 0.0
     phases = [(name, steps) for name, steps in method.phases(PHASE_SAMPLE) if steps]
+    each_step = cell.protocol.augmentation != "none"  # or what is frozen is computed only once
     for name, steps in phases:  # phases may cost differently: weighted by their share of steps
+        with FlopCounterMode(display=False) as prefix, torch.no_grad():
+            frozen = method.frozen(x, name)
         with FlopCounterMode(display=False) as training:
-            method.train_step(x, y, name, 0.0)
-        train_flops += training.get_total_flops() * steps / PHASE_SAMPLE
+            method.train_step(frozen, y, name, 0.0)
+        flops = training.get_total_flops() + each_step * prefix.get_total_flops()
+        train_flops += flops * steps / PHASE_SAMPLE
     method.eval()
     readout = method.traits.readouts[0]
     rng = generator(device, cell.seed, "cost")

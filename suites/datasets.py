@@ -19,7 +19,8 @@ from methods import Task
 from suites.seeds import generator
 
 Images = tuple[Tensor, Tensor]  # uint8 (N, C, H, W) and int64 (N,)
-AUGMENTATIONS = ("none", "crop", "crop+flip")
+# what is done to a training image: padded by so many pixels and cropped back at random, mirrored
+AUGMENTATIONS = ("none", "crop2", "crop2+flip", "crop4", "crop4+flip")
 
 
 class DatasetError(Exception):
@@ -189,13 +190,13 @@ def prepare(
     """Standardised float32 images, (B, C, H, W), from uint8 ones, augmented on their device.
 
     Args:
-        augmentation: "none"; "crop" pads by an eighth of the side with zeros and crops at random;
-            "crop+flip" also mirrors at random. Each sample draws on its own, from rng.
+        augmentation: "none"; "crop4" pads by 4 pixels of zeros and crops at random; "crop4+flip"
+            also mirrors at random. Each sample draws on its own, from rng.
     """
     if augmentation != "none":
         assert rng is not None
-        images = random_crop(images, images.shape[-1] // 8, rng)
-        if augmentation == "crop+flip":
+        images = random_crop(images, int(augmentation[4]), rng)
+        if augmentation.endswith("+flip"):
             images = random_flip(images, rng)
     shift, scale = _standardisation(task, images.device)
     return images.to(torch.float32).sub_(shift).mul_(scale)
@@ -245,6 +246,19 @@ def _digits(folder: Path, download: bool) -> tuple[Images, Images]:
     return (images[train], labels[train]), (images[test], labels[test])
 
 
+def _synthetic(folder: Path, download: bool) -> tuple[Images, Images]:
+    """A separable problem of no interest: one random image of 16x16 pixels a class, plus noise."""
+    rng = generator("cpu", "synthetic")
+    centres = torch.randn(10, 1, 16, 16, generator=rng)
+    parts = []
+    for n in (2000, 500):
+        labels = torch.arange(n) % 10
+        noise = torch.randn(n, 1, 16, 16, generator=rng)
+        images = (128 + 40 * (centres[labels] + noise)).clamp(0, 255).to(torch.uint8)
+        parts.append((images, labels))
+    return parts[0], parts[1]
+
+
 def _torchvision(class_name: str) -> Callable[[Path, bool], tuple[Images, Images]]:
     def load_parts(folder: Path, download: bool) -> tuple[Images, Images]:
         import torchvision.datasets as source
@@ -279,6 +293,7 @@ DATASETS: dict[str, Dataset] = {
             "digits", 10, (1, 8, 8), _digits, embedded=True,
             sha256="26984dcf7ade3763a42940d0834988ba79cc56871e4e9341df178fc7be889d06",
         ),
+        Dataset("synthetic", 10, (1, 16, 16), _synthetic, embedded=True),
         Dataset(
             "mnist", 10, (1, 28, 28), _torchvision("MNIST"), folder="MNIST",
             sha256="06b0d1f124c4e5fa796686ade41a9b778edacc8622f2195a352ef479ad44fc16",

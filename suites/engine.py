@@ -27,13 +27,16 @@ from methods import Method, Task
 from results.lease import Lease
 from results.record import FINAL, SCHEMA, Record
 from results.store import Store
-from suites import cost, datasets, environment
+from suites import auditing, cost, datasets, environment
 from suites.cell import Cell
 from suites.checkpoint import Checkpoint, Progress, UnusableCheckpoint
 from suites.datasets import Data, Images
 from suites.seeds import generator
 
 EVAL_BATCH = 256
+# The output of a frozen part is kept for all training images up to this size, and computed anew
+# for every mini-batch beyond it. A constant, not the memory at hand: it decides over last bits.
+FROZEN_BYTES = 4 * 2**30
 LOSS_CHECK_STEPS = 50  # how often the device is asked whether the loss is still finite
 
 
@@ -180,15 +183,23 @@ class Trial:
         self.progress = Progress(started_at=_now())
         self.metrics: dict[str, Any] = {}
         self.cost: dict[str, Any] = {}
+        self.audit: dict[str, Any] = {}
         self.data_sha256: str | None = None
         self.test_images_per_s: float | None = None
         self.warnings: list[str] = []
 
     def run(self) -> None:
-        """Trains from the checkpoint, or from the start, and tests."""
+        """Does with the cell what its kind asks for."""
         protocol = self.cell.protocol
         cpu_data = datasets.load(self.cell.dataset, self.job.data_dir, protocol.val_fraction)
         self.data_sha256 = cpu_data.sha256
+        if self.cell.kind == "audit":
+            self.audit = auditing.measure(self.cell, cpu_data)
+        else:
+            self.train_and_test(cpu_data)
+
+    def train_and_test(self, cpu_data: Data) -> None:
+        """Trains from the checkpoint, or from the start, and tests."""
         data = cpu_data.to(self.device)
         self.cost = cost.measure_cost(self.cell, data, self.device)
 
@@ -201,6 +212,8 @@ class Trial:
             saved, method = None, self.cell.build(data.task, self.device)
         if saved is not None:
             self.progress = saved
+        else:
+            start(method, data)
         self.progress.sessions += 1
         try:
             self.train(method, data)
@@ -231,6 +244,7 @@ class Trial:
         per_epoch = n // batch  # an incomplete last batch is left out
         steps = per_epoch * protocol.epochs
         phase_of = _phases(method, steps)
+        prefix = Prefix(method, data, batch, protocol.augmentation == "none")
         clock = Clock(self.device, progress.train_s)
         saved_at = time.monotonic()
 
@@ -245,9 +259,12 @@ class Trial:
             with clock.running():
                 for i in range(first, per_epoch):
                     index = order[i * batch : (i + 1) * batch]
-                    x = self._images(data, index, epoch, i)
                     done = epoch * per_epoch + i
-                    out = method.train_step(x, data.train[1][index], phase_of(done), done / steps)
+                    phase = phase_of(done)
+                    x = prefix.rows(phase, index)
+                    if x is None:
+                        x = prefix.output(self._images(data, index, epoch, i), phase)
+                    out = method.train_step(x, data.train[1][index], phase, done / steps)
                     # 0 · x is NaN for any x that is not finite: no part of a loss goes unwatched
                     losses[i] = out["loss"] + 0 * sum(v for k, v in out.items() if k != "loss")
                     progress.step = done + 1
@@ -367,6 +384,7 @@ class Trial:
             },
             "memory": progress.memory,
             "cost": self.cost,
+            "audit": self.audit,
             "data_sha256": self.data_sha256,
             "environment": environment.describe(self.device),
             "code_sha": cell.code_sha(),
@@ -416,7 +434,56 @@ def evaluate(
     return {"accuracy_pct": 100 * int(right) / n, "loss": float(loss) / n}
 
 
+def start(method: Method, data: Data) -> None:
+    """Lets a method look at the training images as a whole, if its class asks for that."""
+    if type(method).start is not Method.start:
+        method.start(datasets.prepare(data.train[0], data.task), data.train[1])
+
+
 # ---------------------------------------------------------------------------------- parts
+
+
+class Prefix:
+    """What a phase has frozen, computed once for all training images where that is possible.
+
+    It is where they are not augmented. The first time costs one pass over them, which is part of
+    the training time.
+    """
+
+    def __init__(self, method: Method, data: Data, batch: int, same_every_epoch: bool) -> None:
+        self._method, self._data, self._batch = method, data, batch
+        self._may_keep = same_every_epoch and type(method).frozen is not Method.frozen
+        self._phase: str | None = None
+        self._kept: Tensor | None = None
+
+    @torch.no_grad()
+    def output(self, x: Tensor, phase: str) -> Tensor:
+        """What `train_step` gets for images x."""
+        return self._method.frozen(x, phase)
+
+    def rows(self, phase: str, index: Tensor) -> Tensor | None:
+        """The same for training images by index; None where nothing is kept."""
+        if not self._may_keep:
+            return None
+        if phase != self._phase:
+            self._phase, self._kept = phase, None  # frees the old one before the new one is made
+            self._kept = self._all(phase)
+        return None if self._kept is None else self._kept[index]
+
+    def _all(self, phase: str) -> Tensor | None:
+        images, task = self._data.train[0], self._data.task
+        first = datasets.prepare(images[: self._batch], task)
+        part = self.output(first, phase)
+        if part is first:  # nothing is frozen yet
+            return None
+        if part[0].numel() * part.element_size() * len(images) > FROZEN_BYTES:
+            return None
+        kept = part.new_empty(len(images), *part.shape[1:])
+        for i in range(0, len(images), self._batch):
+            kept[i : i + self._batch] = self.output(
+                datasets.prepare(images[i : i + self._batch], task), phase
+            )
+        return kept
 
 
 class Clock:

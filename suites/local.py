@@ -23,8 +23,7 @@ import torch
 
 from methods import load_builtin, load_entry_points, load_file
 from results.store import Store
-from suites import engine
-from suites.cell import sources_sha
+from suites import engine, sources
 from suites.engine import Job, Outcome
 
 BUSY_RETRY_S = 1.0
@@ -236,7 +235,10 @@ def load_methods(plugins: Sequence[Path | str]) -> list[str]:
     for plugin in plugins:
         load_file(plugin)
     for cls in METHODS.values():
-        sources_sha(cls)  # now, before the files can be edited under a running sweep
+        for kind in sources.RUNNERS:
+            sources.method_sha(
+                kind, cls
+            )  # now, before the files can be edited under a running sweep
     return [name for name in METHODS if name not in ours]
 
 

@@ -22,12 +22,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from methods import Method
 
 # Nodes of autograd's graph that multiply by a matrix or a convolution kernel.
 PRODUCTS = ("Addmm", "Mm", "Bmm", "Baddbmm", "Addmv", "Mv", "Convolution", "Linear", "Einsum")
+MASKS = 4
 STEPS = 60  # the budget that a subject's schedule believes in
 
 
@@ -258,6 +260,51 @@ def influences(subject: Subject, trained: int) -> list[str]:
                 if not torch.equal(flat_parameters(units[i]), plain[i]):
                     found.append(f"the update of unit {i} depends on the weights of unit {j}")
     return list(dict.fromkeys(found))
+
+
+def follows_gradient(subject: Subject, trained: int) -> bool:
+    """Whether the first unit moves along the true gradient of the predictions' cross-entropy.
+
+    The gradient that the step left in `.grad` is held against finite differences of that loss on
+    the same mini-batch: along it, the loss must rise by its squared length. Back-propagation of
+    one loss passes; local losses, added losses and random feedback do not.
+    """
+    phase = subject.phases()[-1]
+    method = subject.rehearse(phase, trained)
+    x, y = subject.batch(sum(n for _, n in method.phases(STEPS)[:phase]) + trained)
+    state = copy.deepcopy(method.state_dict())
+    subject.step(method, phase, trained)
+    unit = list(method.units()[0].parameters())
+    if any(p.grad is None for p in unit):
+        return False
+    gradient = [p.grad.clone() for p in unit if p.grad is not None]
+    rng = Generator().manual_seed(0)
+    for _ in range(MASKS):
+        # each random half of the entries must predict its own share of the rise
+        half = [g * torch.randint(2, g.shape, generator=rng) for g in gradient]
+        squared = sum(float(h.square().sum()) for h in half)
+        if squared == 0:
+            return False
+        size = 1e-3 * sum(float(p.detach().square().sum()) for p in unit) ** 0.5 / squared**0.5
+        losses = []
+        for sign in (1, -1):
+            method = subject.make()
+            method.load_state_dict(copy.deepcopy(state))
+            losses.append(_loss_at(method, half, sign * size, x, y))
+        if abs((losses[0] - losses[1]) / (2 * size * squared) - 1) > 0.1:
+            return False
+    return True
+
+
+@torch.no_grad()
+def _loss_at(method: Method, step: list[Tensor], size: float, x: Tensor, y: Tensor) -> float:
+    """Cross-entropy of the headline prediction in training mode, the first unit moved by a step."""
+    readout = method.traits.readouts[0]
+    if readout not in method.traits.sampled:  # or its noise would be another than the step's
+        method, x = method.double(), x.double()
+    for p, d in zip(method.units()[0].parameters(), step, strict=True):
+        p.add_(d.to(p.dtype), alpha=size)
+    return float(F.cross_entropy(method.logits(x, readout, method.rng).double(), y))
 
 
 def flat_parameters(module: nn.Module) -> Tensor:

@@ -24,15 +24,14 @@ from reports.formatting import estimate_text
 from reports.table import Table
 from results.record import FINAL
 from results.store import Store
-from suites import datasets, local
+from suites import audit, datasets, local, table1
 from suites.architectures import ARCHITECTURES
 from suites.datasets import DATASETS, DatasetError
 from suites.engine import Job
 from suites.progress import Display
 from suites.suite import Request, RequestError, Suite, Wanted, choose, expand, rows_of
-from suites.table1 import SUITE as TABLE1
 
-SUITES: dict[str, Suite] = {suite.name: suite for suite in (TABLE1,)}
+SUITES: dict[str, Suite] = {module.SUITE.name: module.SUITE for module in (table1, audit)}
 
 EXAMPLES = """\
 examples:
@@ -107,6 +106,11 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--architectures", nargs="+", metavar="NAME", help="likewise")
     what.add_argument("--seeds", type=int, metavar="N", help="how many, from 0 (default: profile)")
     what.add_argument("--epochs", type=int, metavar="N", help="instead of the profile's")
+    what.add_argument(
+        "--audit",
+        action="store_true",
+        help="also measure how far each method's training signals travel, and show it",
+    )
     what.add_argument(
         "--plugin",
         action="append",
@@ -207,6 +211,7 @@ def resolve(args: argparse.Namespace, command: str, extra_methods: Sequence[str]
         seeds=args.seeds,
         epochs=args.epochs,
         extra_methods=extra_methods,
+        audit=args.audit,
     )
 
 

@@ -18,7 +18,7 @@ from methods import METHODS, Method
 from methods.base import resolve_config
 from results.store import Plan
 from suites.architectures import ARCHITECTURES
-from suites.cell import Cell, Protocol
+from suites.cell import Cell, Kind, Protocol
 from suites.datasets import DATASETS, bare_task
 
 MOST_CELLS = 100_000  # more is a slip of the finger, and would fill the memory before any work
@@ -29,13 +29,39 @@ class RequestError(Exception):
 
 
 @dataclass(frozen=True)
+class Row:
+    """One row of a table: a method, one variant of it, or one with settings of the suite's own."""
+
+    id: str
+    label: str
+    method: str
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+Place = Callable[[str, str, str], Any]  # of row id, dataset, architecture
+
+
+def _nothing(row: str, dataset: str, architecture: str) -> dict[str, Any]:
+    return {}
+
+
+def _everywhere(row: str, dataset: str, architecture: str) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
 class Profile:
     """A budget of a suite.
 
     Attributes:
         note: one sentence for the page.
         protocol: (dataset, architecture) -> what is held equal between methods there.
-        settings: row id -> hyper-parameters of that row; all else is the method's default.
+        settings: (row id, dataset, architecture) -> hyper-parameters of that row there, over
+            those of the row itself; all else is the method's default.
+        budget: (row id, dataset, architecture) -> fields of the protocol that this row has of its
+            own, as papers do that train one method longer than another. The page lists them.
+        wanted: (row id, dataset, architecture) -> whether the table has this place; a column
+            without any is left out.
     """
 
     note: str
@@ -43,7 +69,9 @@ class Profile:
     architectures: tuple[str, ...]
     seeds: int
     protocol: Callable[[str, str], Protocol]
-    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    settings: Place = _nothing
+    budget: Place = _nothing
+    wanted: Place = _everywhere
 
 
 @dataclass(frozen=True)
@@ -51,24 +79,21 @@ class Suite:
     """A named set of cells, with the table it is read by.
 
     Attributes:
-        methods: names of methods, in the order of the table's rows; a method with variants gives
-            one row each. Methods that the user brings are added below them.
+        methods: in the order of the table's rows: names of methods (one with variants gives one
+            row each) and rows with settings of their own. Methods that the user brings are added
+            below them.
+        kind: what is done with a cell: "train" it, or "audit" the locality of its method.
+        headline: the number that the table shows.
     """
 
     name: str
     title: str
-    methods: tuple[str, ...]
+    methods: tuple[str | Row, ...]
     profiles: Mapping[str, Profile]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of a table: a method, or one variant of it."""
-
-    id: str
-    label: str
-    method: str
-    settings: Mapping[str, Any]
+    kind: Kind = "train"
+    headline: Mapping[str, str] = field(
+        default_factory=lambda: {"split": "test", "metric": "accuracy_pct"}
+    )
 
 
 @dataclass(frozen=True)
@@ -93,10 +118,13 @@ class Request:
     plan: Plan
 
 
-def rows_of(methods: Iterable[str]) -> list[Row]:
+def rows_of(methods: Iterable[str | Row]) -> list[Row]:
     """The rows that methods give: one, or one per variant."""
     rows = []
     for name in methods:
+        if isinstance(name, Row):
+            rows.append(name)
+            continue
         cls = METHODS[name]
         if not cls.variants:
             rows.append(Row(name, cls.label, name, {}))
@@ -133,6 +161,7 @@ def expand(
     seeds: int | None = None,
     epochs: int | None = None,
     extra_methods: Sequence[str] = (),
+    audit: bool = False,
 ) -> Request:
     """Resolves a request to cells and a plan, before any work is done.
 
@@ -141,6 +170,7 @@ def expand(
             profile's own.
         seeds: number of seeds, 0 to seeds − 1. epochs: replaces every protocol's own.
         extra_methods: methods that the user brought, shown below the suite's own.
+        audit: also measure the locality of every method on every architecture of the table.
 
     Raises:
         RequestError: an unknown name, or a number below 1.
@@ -165,29 +195,50 @@ def expand(
         )
 
     wanted: list[Wanted] = []
-    columns, unsupported = [], []
+    columns, unsupported, budgets, audits = [], [], [], []
+    audit_cells: dict[str, Wanted] = {}
     for dataset in data_names:
         for architecture in arch_names:
             column = f"{dataset}/{architecture}"
             protocol = profile.protocol(dataset, architecture)
             if epochs is not None:
                 protocol = dataclasses.replace(protocol, epochs=epochs)
+            present = [row for row in rows if profile.wanted(row.id, dataset, architecture)]
+            if not present:
+                continue
             columns.append(
                 {
                     "id": column,
                     "dataset": dataset,
                     "architecture": architecture,
-                    "protocol": dataclasses.asdict(protocol),
+                    "protocol": dataclasses.asdict(protocol) if suite.kind == "train" else {},
                 }
             )
-            for row in rows:
-                settings = {**row.settings, **profile.settings.get(row.id, {})}
+            for row in present:
+                place = (row.id, dataset, architecture)
+                settings = {**row.settings, **profile.settings(*place)}
                 reason = why_not(METHODS[row.method], settings, architecture, dataset)
                 if reason is not None:
                     unsupported.append({"row": row.id, "column": column, "reason": reason})
                     continue
+                own = dict(profile.budget(*place)) if epochs is None else {}
+                if own:
+                    budgets.append({"row": row.id, "column": column, "protocol": own})
+                audited = audit_cell(row.method, settings, architecture)
+                audits.append(
+                    {
+                        "key": audited.key, "row": row.id, "column": column,
+                        "code_sha": audited.code_sha(),
+                    }
+                )  # fmt: skip
+                audit_cells.setdefault(
+                    audited.key, Wanted(row.id, f"audit/{architecture}", audited)
+                )
                 for seed in range(n_seeds):
-                    cell = Cell.of(row.method, settings, architecture, dataset, protocol, seed)
+                    cell = Cell.of(
+                        row.method, settings, architecture, dataset,
+                        dataclasses.replace(protocol, **own), seed, suite.kind,
+                    )  # fmt: skip
                     wanted.append(Wanted(row.id, column, cell))
     # seed by seed, so that an unfinished sweep already shows every method
     wanted.sort(key=lambda w: w.cell.seed)
@@ -199,7 +250,7 @@ def expand(
         "profile_note": profile.note,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
-        "headline": {"split": "test", "metric": "accuracy_pct"},
+        "headline": dict(suite.headline),
         "rows": [_describe(row) for row in rows],
         "columns": columns,
         "cells": [
@@ -213,8 +264,19 @@ def expand(
             for w in wanted
         ],
         "unsupported": unsupported,
+        "budgets": budgets,
+        "audits": audits if suite.kind == "train" else [],
     }
+    if audit and suite.kind == "train":
+        wanted.extend(audit_cells.values())
     return Request(suite, profile_name, tuple(wanted), plan)
+
+
+def audit_cell(method: str, settings: Mapping[str, Any], architecture: str) -> Cell:
+    """The cell that measures the locality of a method with these settings on an architecture."""
+    return Cell.of(
+        method, dict(settings), architecture, "synthetic", Protocol(epochs=1), 0, "audit"
+    )
 
 
 def _chosen_rows(
@@ -223,10 +285,13 @@ def _chosen_rows(
     rows = rows_of(dict.fromkeys([*suite.methods, *extra_methods]))
     if methods is None:
         return rows
-    everything = rows_of(dict.fromkeys([*suite.methods, *extra_methods, *sorted(METHODS)]))
+    everything = list({row.id: row for row in [*rows_of(sorted(METHODS)), *rows]}.values())
+    everything.sort(key=lambda row: row not in rows)  # the suite's own first, in their order
     names = list(dict.fromkeys([r.id for r in everything] + [r.method for r in everything]))
     chosen = choose("method", methods, names)
-    return [row for row in everything if row.id in chosen or row.method in chosen]
+    ids = {row.id for row in everything}
+    # the name of a method stands for all its rows, unless it is the name of one of them
+    return [r for r in everything if r.id in chosen or (r.method in chosen and r.method not in ids)]
 
 
 def why_not(
@@ -261,12 +326,19 @@ def _describe(row: Row) -> dict[str, Any]:
         "local": cls.traits.local_updates,
         "feedback": cls.traits.feedback,
         "description": (inspect.getdoc(cls) or "").partition("\n")[0],
+        "equations": (inspect.getdoc(sys.modules[cls.__module__]) or "").strip(),
         "differs": departures(cls),
     }
 
 
 def departures(cls: type[Method]) -> list[str]:
-    """The `Differs:` notes of a method's file: what departs from its paper, one line each."""
+    """The `Differs:` notes of a method's file: what departs from its paper, one line each.
+
+    Those of another method in the same file are left out.
+    """
     source = inspect.getsource(sys.modules[cls.__module__])
+    for other in METHODS.values():
+        if other.__module__ == cls.__module__ and other not in cls.__mro__:
+            source = source.replace(inspect.getsource(other), "")
     found = re.findall(r"^ *Differs: ((?:.+\n)(?: {6,}.+\n)*)", source, flags=re.MULTILINE)
     return [" ".join(note.split()) for note in found]

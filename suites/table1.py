@@ -11,7 +11,7 @@ from suites.cell import Protocol
 from suites.suite import Profile, Suite
 
 # Only what may be mirrored is: a mirrored digit or letter is another one, or none.
-AUGMENTATION = {"cifar10": "crop+flip", "cifar100": "crop+flip", "svhn": "crop"}
+AUGMENTATION = {"cifar10": "crop4+flip", "cifar100": "crop4+flip", "svhn": "crop4"}
 
 
 def quick(dataset: str, architecture: str) -> Protocol:
@@ -29,7 +29,7 @@ def standard(dataset: str, architecture: str) -> Protocol:
 def paper(dataset: str, architecture: str) -> Protocol:
     """The longest budget that any of the compared papers gives this kind of data."""
     epochs = 100 if dataset not in AUGMENTATION or dataset == "svhn" else 400
-    return Protocol(epochs=epochs, augmentation=AUGMENTATION.get(dataset, "crop"))
+    return Protocol(epochs=epochs, augmentation=AUGMENTATION.get(dataset, "crop2"))
 
 
 SUITE = Suite(

@@ -70,7 +70,7 @@ def test_flip_mirrors_about_half_of_the_images() -> None:
 def test_augmentation_happens_before_standardisation() -> None:
     """Padding is black in the image, not the mean grey."""
     task = Task("t", (1, 8, 8), 2, (0.5,), (0.25,))
-    x = prepare(torch.full((64, 1, 8, 8), 255, dtype=torch.uint8), task, "crop",
+    x = prepare(torch.full((64, 1, 8, 8), 255, dtype=torch.uint8), task, "crop2",
                 Generator().manual_seed(0))  # fmt: skip
     assert set(x.unique().tolist()) == {-2.0, 2.0}
 

@@ -80,7 +80,7 @@ def test_a_cell_leased_by_another_process_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["backprop", "ff", "greedy", "noprop"])
 def test_stopping_and_resuming_changes_no_bit(method: str, every: int, tmp_path: Path) -> None:
     """Stopped again and again after some steps; 20 steps make one epoch, two epochs the run."""
-    change = {"protocol": {"augmentation": "crop"}}
+    change = {"protocol": {"augmentation": "crop2"}}
     if method == "noprop":
         change["settings"] = {"steps": 3}
     whole = job(tmp_path / "whole", method, **change)

@@ -1,0 +1,98 @@
+"""Published claims beside our numbers: reached or not, by a rule that the page states."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+from reports.formatting import plural
+from reports.table import Cell, Claim, Column, Published, Row
+
+VERDICTS = ("reached", "not reached", "protocol unknown", "not run")
+RULE = (
+    "reached: the mean of our seeds is at least the published value less twice the standard "
+    "deviation of the difference, √(s²/n + p²). s is the standard deviation over our n seeds, or "
+    "that of the share of right answers on a test set of this size while there are fewer than "
+    "three seeds; p is the published spread, or s where none is printed.",
+    "not reached: our mean is lower, on the same network and with at least the published epochs.",
+    "protocol unknown: the source, as far as it could be read, does not say on which network or "
+    "for how many epochs; the difference is shown, but says little.",
+    "not run: there is no finished cell of this method on this data and network here, or only one "
+    "with fewer epochs than published that did not reach the value.",
+)
+
+
+def claim_of(
+    number: Published, row: Row, dataset: str, column: Column | None, cell: Cell | None
+) -> Claim:
+    """A published number with our verdict.
+
+    Args:
+        column, cell: the place in the table of the same network; None where the table has none.
+    """
+    verdict, why = _verdict(number, column, cell)
+    difference = None
+    if cell is not None and cell.estimate is not None:
+        difference = cell.estimate.mean - number.accuracy_pct
+    return Claim(
+        number.accuracy_pct, number.std, number.epochs, number.source, difference,
+        row=row.id, dataset=dataset, column=column.id if column else None,
+        network=number.network, note=number.note, verdict=verdict, why=why,
+    )  # fmt: skip
+
+
+def _verdict(number: Published, column: Column | None, cell: Cell | None) -> tuple[str, str]:
+    if not number.architecture:
+        return "protocol unknown", "its network is not one of ours, or not stated"
+    if column is None or cell is None:
+        return "not run", f"{number.architecture} is not in this table"
+    if cell.estimate is None:
+        return "not run", cell.reason or cell.state
+    allowed = tolerance(number, cell)
+    reached = cell.estimate.mean - number.accuracy_pct >= -allowed
+    budget = re.match(r"\d+", number.epochs)
+    if budget is None:
+        return "protocol unknown", "epochs not stated"
+    margin = f"allowed difference {allowed:.2f}"
+    ours = epochs_run(cell, column)
+    if not reached and ours < int(budget[0]):
+        return "not run", f"{plural(ours, 'epoch')} here, {number.epochs} published"
+    return ("reached" if reached else "not reached"), margin
+
+
+def epochs_run(cell: Cell, column: Column) -> int:
+    """Epochs that the cell's records were trained for."""
+    found = [
+        (run.record or {})["cell"].get("protocol", {}).get("epochs") for run in cell.runs
+        if run.record
+    ]  # fmt: skip
+    known = [e for e in found if isinstance(e, int)]
+    return min(known, default=int(column.protocol.get("epochs") or 0))
+
+
+def tolerance(number: Published, cell: Cell) -> float:
+    """Twice the standard deviation of ours minus published, in percentage points."""
+    assert cell.estimate is not None
+    n = cell.estimate.n
+    if n >= 3 and cell.estimate.std is not None:
+        ours = cell.estimate.std
+    else:
+        share = min(max(cell.estimate.mean / 100, 0.0), 1.0)
+        ours = 100 * math.sqrt(share * (1 - share) / test_images(cell))
+    published = ours if number.std is None else number.std
+    return 2 * math.sqrt(ours**2 / n + published**2)
+
+
+def test_images(cell: Cell) -> int:
+    """Size of the test set behind the cell's headline."""
+    for run in cell.runs:
+        for readout in ((run.record or {}).get("metrics") or {}).get("test", {}).values():
+            if readout.get("n"):
+                return int(readout["n"])
+    return 10_000
+
+
+def summary(claims: Sequence[Claim]) -> list[tuple[str, int]]:
+    """(verdict, how many claims), in the order of the verdicts."""
+    return [(v, sum(c.verdict == v for c in claims)) for v in VERDICTS]

@@ -1,0 +1,32 @@
+"""The locality audit: what reaches an update, measured and not declared.
+
+python -m suites.run audit                        every method, about two minutes on 2 CPU cores
+python -m suites.run table1 --audit               the same columns beside a table of accuracies
+"""
+
+from __future__ import annotations
+
+from suites.cell import Protocol
+from suites.suite import Profile, Suite
+
+METHODS = (
+    "backprop", "hff", "mono-forward", "greedy", "ff", "noprop",
+)  # fmt: skip
+
+QUICK = Profile(
+    note="Narrow networks and synthetic images of 16x16 pixels: what is measured belongs to the "
+    "learning rule, not to the size of the network.",
+    datasets=("synthetic",),
+    architectures=("mlp-3x1000", "cnn-small", "resnet18"),
+    seeds=1,
+    protocol=lambda dataset, architecture: Protocol(epochs=1),
+)
+
+SUITE = Suite(
+    name="audit",
+    title="Locality audit: layers in the longest chain that a loss is differentiated through",
+    methods=METHODS,
+    kind="audit",
+    headline={"split": "audit", "metric": "chain_longest"},
+    profiles={"quick": QUICK},
+)

@@ -1,0 +1,195 @@
+"""The locality audit of one method on one architecture: what it claims, measured.
+
+Everything is measured on narrow networks and a few batches, because it belongs to the rule and not
+to the size: chains, crossings and influences by `suites.locality`, passes and label independence
+on a prediction, and the peak memory of training on stacks of growing depth.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from typing import Any
+
+import torch
+from torch import Generator
+
+from methods import Blocks, Method, Task
+from suites import datasets, locality
+from suites.architectures import ARCHITECTURES, conv_stack, mlp
+from suites.cell import Cell
+from suites.cost import count_passes
+from suites.datasets import Data
+
+WIDTH = 1 / 8  # factor on all widths of the architecture
+BATCH = 32
+TRAINED = 5  # steps in each phase ahead of the one that is looked at
+DEPTHS = (4, 8, 16, 32)
+
+# The stacks of the memory measurement: activities, not weights, must be what fills the memory, or
+# the slope would show the optimizer. Bytes of activities a block: dense 256 KiB, conv 1 MiB.
+STACK_BATCH = 2048
+STACK_WIDTH = 32
+CONV_BATCH, CONV_CHANNELS, CONV_SIDE = 64, 16, 16
+
+
+def measure(cell: Cell, data: Data) -> dict[str, Any]:
+    """The audit of a cell's method, configuration and architecture.
+
+    Returns:
+        chain_longest, chain_nearest: layers, see `locality.Chains`.
+        crosses_units, depends_on_later: whether gradients cross units; whether the update of some
+            unit depends, by whatever way, on the weights of a later one.
+        true_gradient: whether the first unit moves along the gradient of the predictions' loss.
+        label_free: whether a prediction is the same for a copy that never saw the batch.
+        passes_per_prediction: counted, for the headline readout.
+        n_blocks, n_units: of the architecture and of the method.
+        memory_depths, memory_bytes: depth and peak bytes alive while training a stack that deep.
+        memory_slope_bytes: bytes per added block, by least squares.
+    """
+    subject = subject_of(cell, data)
+    method = subject.make()
+    chains = locality.chains(subject, TRAINED)
+    found: dict[str, Any] = {
+        "chain_longest": chains.longest,
+        "chain_nearest": chains.nearest,
+        "crosses_units": bool(locality.crossings(subject, TRAINED)),
+        "depends_on_later": any(locality.influences(subject, n) for n in (0, TRAINED)),
+        "true_gradient": locality.follows_gradient(subject, TRAINED),
+        "label_free": label_free(subject),
+        "passes_per_prediction": passes(subject),
+        "n_blocks": len(method.blocks),
+        "n_units": len(method.units()),
+    }
+    memory = memory_by_depth(cell)
+    if memory:
+        found["memory_depths"], found["memory_bytes"] = list(memory), list(memory.values())
+        found["memory_slope_bytes"] = slope(memory)
+    return found
+
+
+def subject_of(cell: Cell, data: Data) -> locality.Subject:
+    """The cell's method on narrow blocks, fed with the cell's data."""
+    cls, config = cell.method_class(), cell.method_config()
+    images, labels = data.train
+
+    def make() -> Method:
+        torch.manual_seed(cell.seed)
+        blocks = ARCHITECTURES[cell.architecture].blocks(data.task, cls.style(config), WIDTH)
+        method = cls(blocks, data.task, config, Generator().manual_seed(cell.seed)).train()
+        method.start(datasets.prepare(images[:1000], data.task), labels[:1000])
+        return method
+
+    def batch(i: int) -> tuple[torch.Tensor, torch.Tensor]:
+        part = (torch.arange(BATCH) + i * BATCH) % len(labels)
+        return datasets.prepare(images[part], data.task), labels[part]
+
+    return locality.Subject(make, batch)
+
+
+@torch.no_grad()
+def label_free(subject: locality.Subject) -> bool:
+    """Whether predictions on the last training batch are those of a copy that never met it.
+
+    `logits` takes no label, but a step may leave something behind. All that it may leave is in the
+    state, so a method restored from that must predict the same.
+    """
+    with torch.enable_grad():
+        last = subject.phases()[-1]
+        method = subject.rehearse(last, TRAINED)
+    phases = method.phases(locality.STEPS)
+    x, _ = subject.batch(sum(n for _, n in phases[:last]) + TRAINED - 1)
+    twin = subject.make()
+    twin.load_state_dict(copy.deepcopy(method.state_dict()))
+    predictions = [
+        m.eval().logits(x, readout, Generator().manual_seed(1))
+        for readout in method.traits.readouts
+        for m in (method, twin)
+    ]
+    return all(map(torch.equal, predictions[::2], predictions[1::2]))
+
+
+@torch.no_grad()
+def passes(subject: locality.Subject) -> float:
+    """Passes through the stack, or copies of it, that one prediction of the headline takes."""
+    method = subject.make().eval()
+    x, _ = subject.batch(0)
+    with count_passes(method) as counted:
+        method.logits(x, method.traits.readouts[0], Generator().manual_seed(0))
+    return counted() / len(x)
+
+
+# --------------------------------------------------------------------------------- memory
+
+
+def memory_by_depth(cell: Cell) -> dict[int, int]:
+    """Depth -> peak bytes of training a stack of like blocks; empty where there is no such stack.
+
+    The stack is dense or convolutional as the cell's architecture is; residual units have none.
+    """
+    cls, config = cell.method_class(), cell.method_config()
+    kinds = (
+        ARCHITECTURES[cell.architecture]
+        .blocks(datasets.bare_task(cell.dataset), cls.style(config), WIDTH)
+        .kinds
+    )
+    if "residual" in kinds:
+        return {}
+    conv = "conv" in kinds
+    side = CONV_SIDE if conv else 8
+    task = Task("stack", (1, side, side), 10)
+    n = CONV_BATCH if conv else STACK_BATCH
+    rng = Generator().manual_seed(0)
+    x = torch.randn(n, *task.shape, generator=rng)
+    y = torch.randint(10, (n,), generator=rng)
+    found = {}
+    for depth in DEPTHS:
+        build = conv_stack(depth, CONV_CHANNELS) if conv else mlp(depth, STACK_WIDTH)
+
+        def train(build: Any = build) -> None:
+            torch.manual_seed(0)
+            blocks = Blocks(build(task, cls.style(config), 1.0))
+            method = cls(blocks, task, config, Generator().manual_seed(0)).train()
+            method.start(x[:100], y[:100])
+            phases = method.phases(locality.STEPS)
+            # the last phase holds the most; the second step has the optimizer's state as well
+            for _ in range(2):
+                with torch.no_grad():
+                    frozen = method.frozen(x, phases[-1][0])
+                method.train_step(frozen, y, phases[-1][0], 0.5)
+
+        refused = cls.refuse(Blocks(build(task, cls.style(config), 1.0)), task, config)
+        if refused is not None:
+            return {}
+        found[depth] = peak_bytes(train)
+    return found
+
+
+def peak_bytes(work: Any) -> int:
+    """The most bytes of tensors alive at once on the CPU, of all that `work()` allocates.
+
+    Every allocation is counted, weights and optimizer state included; the resident size of the
+    process would show the allocator's habits instead.
+    """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or the profiler logs to the terminal
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        work()
+    assert profile.profiler is not None and profile.profiler.kineto_results is not None
+    most = 0
+    waiting = list(profile.profiler.kineto_results.experimental_event_tree())
+    while waiting:
+        event = waiting.pop()
+        waiting.extend(event.children)
+        total = getattr(event.extra_fields, "total_allocated", None)
+        if total is not None:
+            most = max(most, total)
+    return most
+
+
+def slope(points: dict[int, int]) -> float:
+    """Least-squares slope of the values over the keys."""
+    mean_x = sum(points) / len(points)
+    mean_y = sum(points.values()) / len(points)
+    above = sum((x - mean_x) * (y - mean_y) for x, y in points.items())
+    return above / sum((x - mean_x) ** 2 for x in points)

@@ -1,0 +1,74 @@
+"""Forward-Forward on MNIST, as its paper and its reference implementations run it.
+
+python -m suites.run ff-mnist                     quick: digits, a minute on 2 CPU cores
+python -m suites.run ff-mnist --profile paper     MNIST: 3x1000 for 100 epochs, 4x2000 for 60
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from suites.cell import Protocol
+from suites.suite import Profile, Row, Suite
+
+
+def quick(dataset: str, architecture: str) -> Protocol:
+    """Digits of 8x8 pixels."""
+    return Protocol(epochs=30, batch_size=64)
+
+
+def standard(dataset: str, architecture: str) -> Protocol:
+    """30 epochs, one tenth of the training images for validation."""
+    return Protocol(epochs=30, batch_size=100)
+
+
+def paper(dataset: str, architecture: str) -> Protocol:
+    """3x1000: loeweX/Forward-Forward, 50,000 images and 10,000 for validation. 4x2000: the paper,
+    60 epochs; a validation split is not mentioned.
+    """
+    if architecture == "mlp-3x1000":
+        return Protocol(epochs=100, batch_size=100, val_fraction=1 / 6)
+    return Protocol(epochs=60, batch_size=100, val_fraction=0.0)
+
+
+def paper_budget(row: str, dataset: str, architecture: str) -> dict[str, Any]:
+    """The paper gives its backprop reference about 20 epochs."""
+    return {"epochs": 20} if row == "backprop" else {}
+
+
+SUITE = Suite(
+    name="ff-mnist",
+    title="Forward-Forward on MNIST",
+    methods=(
+        "backprop",
+        "ff",
+        Row("ff-uniform", "Forward-Forward, uniform negatives", "ff", {"negatives": "uniform"}),
+        Row("ff-no-peer", "Forward-Forward, no peer normalisation", "ff", {"peer": 0.0}),
+        Row("ff-mean", "Forward-Forward, mean goodness", "ff", {"goodness": "mean"}),
+    ),
+    profiles={
+        "quick": Profile(
+            note="Handwritten digits of 8x8 pixels: it shows that everything works.",
+            datasets=("digits",),
+            architectures=("mlp-2x500",),
+            seeds=3,
+            protocol=quick,
+        ),
+        "standard": Profile(
+            note="30 epochs of MNIST.",
+            datasets=("mnist",),
+            architectures=("mlp-3x1000",),
+            seeds=3,
+            protocol=standard,
+        ),
+        "paper": Profile(
+            note="arXiv 2212.13345 (4x2000, 60 epochs) and github.com/loeweX/Forward-Forward "
+            "(3x1000, 100 epochs, uniform negatives).",
+            datasets=("mnist",),
+            architectures=("mlp-3x1000", "mlp-4x2000"),
+            seeds=3,
+            protocol=paper,
+            budget=paper_budget,
+        ),
+    },
+)

@@ -1,0 +1,84 @@
+"""Verdicts on published numbers: a wrong rule would praise or blame a faithful method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from reports import claims
+from reports.statistics import estimate
+from reports.table import Cell, Column, Row, Run
+
+ROW = Row("ff", "FF", "ff", "", "last", ("last",), True, "", "", "", ())
+COLUMN = Column("mnist/mlp", "mnist", "mlp", "mlp", {"epochs": 60})
+
+
+@dataclass(frozen=True)
+class Number:
+    accuracy_pct: float = 98.0
+    std: float | None = None
+    epochs: str = "60"
+    source: str = "Table 1"
+    architecture: str = "mlp"
+    network: str = "a network"
+    note: str = ""
+
+
+def cell(*values: float, epochs: int = 60, n: int = 10_000) -> Cell:
+    runs = tuple(
+        Run("k", seed, "ok", None, v, False, {
+            "cell": {"protocol": {"epochs": epochs}},
+            "metrics": {"test": {"last": {"accuracy_pct": v, "n": n}}},
+        })
+        for seed, v in enumerate(values)
+    )  # fmt: skip
+    return Cell("ff", "mnist/mlp", "ok", runs, estimate(values))
+
+
+def verdict(number: Any, found: Cell | None, column: Column | None = COLUMN) -> str:
+    return claims.claim_of(number, ROW, "mnist", column, found).verdict
+
+
+@pytest.mark.parametrize(
+    ("number", "found", "expected"),
+    [
+        (Number(), cell(98.1, 98.0, 98.2), "reached"),
+        (Number(), cell(97.0, 97.1, 97.2), "not reached"),
+        (Number(), cell(97.9), "reached"),  # one seed: 0.14 points is what chance on 10,000 gives
+        (Number(), cell(97.5), "not reached"),
+        (Number(), cell(97.5, n=500), "reached"),  # a small test set decides less
+        (Number(std=0.5), cell(97.2, 97.2, 97.2), "reached"),  # within twice the published spread
+        (Number(std=0.1), cell(97.2, 97.2, 97.2), "not reached"),
+        (Number(), cell(97.0, 97.1, 97.2, epochs=30), "not run"),  # half the budget
+        (Number(), cell(98.5, epochs=30), "reached"),  # in half the budget
+        (Number(epochs=""), cell(98.5), "protocol unknown"),
+        (Number(architecture=""), cell(98.5), "protocol unknown"),
+        (Number(epochs="45 per layer"), cell(98.5), "reached"),
+    ],
+)
+def test_verdicts(number: Number, found: Cell, expected: str) -> None:
+    assert verdict(number, found) == expected
+
+
+def test_a_claim_without_a_cell_is_not_run() -> None:
+    assert verdict(Number(), None, None) == "not run"
+    assert verdict(Number(), Cell("ff", "mnist/mlp", "missing")) == "not run"
+
+
+def test_tolerance_against_a_simulation() -> None:
+    """Of runs equal in truth to the published one, some 2 % may be called not reached."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    wrong = 0
+    for _ in range(2000):
+        published, *ours = rng.normal(95.0, 0.3, size=6)
+        number = Number(accuracy_pct=float(published), std=0.3)
+        wrong += verdict(number, cell(*map(float, ours))) != "reached"
+    assert wrong / 2000 < 0.05
+
+
+def test_every_verdict_has_its_rule() -> None:
+    assert [line.split(":")[0] for line in claims.RULE] == list(claims.VERDICTS)

@@ -1,0 +1,243 @@
+"""The audit: measurements that would miss a leak would certify it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from methods import Blocks, Method, Task, Traits, load_builtin
+from methods.base import trainable
+from suites import auditing, contract, datasets, locality
+from suites.cell import Cell, Protocol
+from suites.contract import Case
+from suites.suite import audit_cell, rows_of
+
+load_builtin()
+
+
+@dataclass(frozen=True)
+class Config:
+    pass
+
+
+class Bench(Method):
+    """A rule whose losses are given by a function of all activities, for the tests below."""
+
+    name, label, version, source = "bench", "Bench", 1, "here"
+    traits = Traits(local_updates=True)
+    Config = Config
+    losses: Callable[[Bench, Tensor, Tensor], list[Tensor]]
+
+    def __init__(self, blocks: Blocks, task: Task, config: Any, rng: Generator) -> None:
+        super().__init__(blocks, task, config, rng)
+        self.heads = nn.ModuleList(nn.Linear(b.out_features, task.n_classes) for b in blocks)
+        self.optimizer = torch.optim.SGD(trainable(self), 0.1)
+
+    def train_step(self, x: Tensor, y: Tensor, phase: str, progress: float) -> dict[str, Tensor]:
+        self.optimizer.zero_grad()
+        losses = type(self).losses(self, x, y)
+        for loss in losses:
+            loss.backward()
+        self.optimizer.step()
+        return {"loss": losses[-1].detach()}
+
+    def logits(self, x: Tensor, readout: str = "last", rng: Generator | None = None) -> Tensor:
+        return self.heads[-1](self.blocks(x).flatten(1))
+
+
+def subject(losses: Callable[[Bench, Tensor, Tensor], list[Tensor]], depth: int = 4) -> Any:
+    cls = type("Planted", (Bench,), {"losses": losses})
+    task = Task("toy", (1, 16, 16), 4)
+
+    def make() -> Method:
+        torch.manual_seed(0)
+        blocks = Blocks(auditing.mlp(depth, 12)(task, cls.style(None), 1.0))
+        return cls(blocks, task, Config(), Generator().manual_seed(0)).train()
+
+    return locality.Subject(make, lambda i: contract.toy(16, seed=i))
+
+
+def global_loss(m: Bench, x: Tensor, y: Tensor) -> list[Tensor]:
+    return [F.cross_entropy(m.logits(x), y)]
+
+
+def local_losses(m: Bench, x: Tensor, y: Tensor) -> list[Tensor]:
+    found = []
+    for block, head in zip(m.blocks, m.heads, strict=True):
+        h = block(x)
+        found.append(F.cross_entropy(head(h), y))
+        x = h.detach()
+    return found
+
+
+def paired_losses(m: Bench, x: Tensor, y: Tensor) -> list[Tensor]:
+    """Blocks in pairs: the detach stands behind every second one only."""
+    found = []
+    for l, (block, head) in enumerate(zip(m.blocks, m.heads, strict=True)):
+        x = block(x)
+        if l % 2:
+            found.append(F.cross_entropy(head(x), y))
+            x = x.detach()
+    return found
+
+
+def scale_of_later(m: Bench, x: Tensor, y: Tensor) -> list[Tensor]:
+    """No graph joins the blocks, but the size of the next block scales each loss."""
+    losses = local_losses(m, x, y)
+    sizes = [float(block.weights.weight.detach().norm()) for block in m.blocks]
+    return [
+        loss * size for loss, size in zip(losses, [*sizes[1:], 1.0], strict=True)
+    ]  # fmt: skip
+
+
+def similarity_losses(m: Bench, x: Tensor, y: Tensor) -> list[Tensor]:
+    """A product of activities with themselves is no trained layer."""
+    found = []
+    for block in m.blocks:
+        h = block(x)
+        found.append((h @ h.T).square().mean())
+        x = h.detach()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("losses", "longest", "nearest"),
+    [
+        (global_loss, 5, 5),
+        (local_losses, 2, 2),
+        (paired_losses, 3, 3),
+        (similarity_losses, 1, 1),
+    ],
+)
+def test_chains_are_counted_in_the_graph(losses: Any, longest: int, nearest: int) -> None:
+    """A deep network of 4 blocks and heads: what is detached where decides."""
+    assert locality.chains(subject(losses)) == locality.Chains(longest, nearest)
+
+
+def test_chain_grows_with_depth_only_without_detach() -> None:
+    for depth in (2, 6):
+        assert locality.chains(subject(global_loss, depth)).longest == depth + 1
+        assert locality.chains(subject(local_losses, depth)).longest == 2
+
+
+def test_a_hidden_dependence_is_found_without_a_graph() -> None:
+    """A gradient norm, or the size of a later layer, is news from later units all the same."""
+    planted = subject(scale_of_later)
+    assert locality.crossings(planted, 2) == []
+    assert locality.influences(planted, 2) != []
+    assert locality.influences(subject(local_losses), 2) == []
+
+
+def test_only_backprop_of_one_loss_follows_the_true_gradient() -> None:
+    assert locality.follows_gradient(subject(global_loss), 2)
+    assert not locality.follows_gradient(subject(local_losses), 2)
+
+    def wrong_sign(m: Bench, x: Tensor, y: Tensor) -> list[Tensor]:
+        return [-loss for loss in global_loss(m, x, y)]
+
+    assert not locality.follows_gradient(subject(wrong_sign), 2)
+
+
+def test_measuring_leaves_autograd_as_it_was() -> None:
+    before = torch.autograd.backward, torch.autograd.grad
+    locality.chains(subject(global_loss))
+    assert (torch.autograd.backward, torch.autograd.grad) == before
+
+
+# ------------------------------------------------------------ the rules, told apart by measuring
+
+
+def signature(row_id: str) -> tuple[Any, ...]:
+    row = next(r for r in rows_of(contract.METHODS) if r.id == row_id)
+    looked_at = Case(row, "mlp-3x1000").subject()
+    chains = locality.chains(looked_at)
+    return (
+        chains.longest,
+        chains.nearest,
+        bool(locality.crossings(looked_at, 5)),
+        bool(locality.influences(looked_at, 5)),
+        locality.follows_gradient(looked_at, 5),
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        # chain, nearest loss, gradient crosses units, depends on later ones, true gradient
+        ("backprop", (4, 4, True, True, True)),
+        ("deep-supervision", (4, 2, True, True, False)),
+        ("fa", (4, 4, True, True, False)),
+        ("dfa", (1, 1, False, True, False)),
+        ("mono-forward", (2, 2, False, False, False)),
+        ("hff", (2, 2, False, False, False)),
+        ("greedy-predsim", (2, 2, False, False, False)),
+    ],
+)
+def test_the_audit_tells_the_families_apart(row: str, expected: tuple[Any, ...]) -> None:
+    """On three layers: nothing here is read from what a method declares."""
+    assert signature(row) == expected
+
+
+def test_noprop_differentiates_through_one_block_of_several() -> None:
+    chain, _, crosses, depends, _ = signature("noprop")
+    assert 4 < chain < 10 and not crosses and not depends  # one encoder and head, of ten blocks
+
+
+# --------------------------------------------------------------------------------- memory
+
+
+def stack_memory(row_id: str) -> dict[int, int]:
+    row = next(r for r in rows_of(contract.METHODS) if r.id == row_id)
+    return auditing.memory_by_depth(audit_cell(row.method, row.settings, "mlp-3x1000"))
+
+
+def test_streaming_local_rules_take_a_quarter_of_the_memory_per_block() -> None:
+    """What locality is to buy; kept graphs or an unfreed block would show as backprop's slope."""
+    control = auditing.slope(stack_memory("backprop"))
+    for row in ("mono-forward", "hff", "greedy-pred", "greedy-sim", "greedy-predsim"):
+        assert auditing.slope(stack_memory(row)) <= control / 4, row
+
+
+def test_deep_supervision_saves_no_memory() -> None:
+    ratio = auditing.slope(stack_memory("deep-supervision")) / auditing.slope(
+        stack_memory("backprop")
+    )
+    assert ratio > 0.9
+
+
+def test_peak_bytes_counts_what_is_alive_at_once() -> None:
+    def work() -> None:
+        kept = torch.zeros(2**18)  # 1 MiB
+        for _ in range(3):
+            torch.zeros(2**19)  # 2 MiB, one at a time
+        kept.add_(1)
+
+    assert auditing.peak_bytes(work) == pytest.approx(3 * 2**20, rel=0.01)
+
+
+def test_slope_of_a_line() -> None:
+    assert auditing.slope({4: 10, 8: 18, 16: 34}) == pytest.approx(2.0)
+
+
+# ------------------------------------------------------------------------------- the cell
+
+
+def test_an_audit_cell_does_not_depend_on_the_protocol() -> None:
+    one = audit_cell("hff", {}, "mlp-3x1000")
+    other = Cell.of("hff", {}, "mlp-3x1000", "synthetic", Protocol(epochs=7), 0, "audit")
+    trained = Cell.of("hff", {}, "mlp-3x1000", "synthetic", Protocol(epochs=7), 0)
+    assert one.key == other.key != trained.key
+
+
+def test_the_audit_of_a_cell_holds_every_measure() -> None:
+    cell = audit_cell("mono-forward", {}, "cnn-small")
+    found = auditing.measure(cell, datasets.load("synthetic", None, 0.1))
+    assert found["chain_longest"] == 2 and found["label_free"] and not found["crosses_units"]
+    assert found["memory_depths"] == list(auditing.DEPTHS)
+    assert found["passes_per_prediction"] == 1
