@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
 Kind = Literal["dense", "conv", "residual"]
+Pooling = Literal["max", "space_to_depth"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,8 @@ class Block(nn.Module):
         in_shape: shape of one input sample, (D,) or (C, H, W); dense blocks flatten what they get.
         out_shape: shape of one output sample, (D,) or (C, H, W).
         weights: the linear map (nn.Linear, nn.Conv2d or a residual unit).
+        pool, pooling: side of the squares that the input is reduced by, and how: to the maximum of
+            each, or, losing nothing, to pool² channels per channel ("space_to_depth").
     """
 
     def __init__(
@@ -51,17 +54,19 @@ class Block(nn.Module):
         norm: nn.Module | None = None,
         activation: nn.Module | None = None,
         pool: int = 1,
+        pooling: Pooling = "max",
     ) -> None:
         super().__init__()
         self.kind: Kind = kind
         self.in_shape, self.out_shape = in_shape, out_shape
         self.pool = pool
+        self.pooling: Pooling = pooling
         self.weights = weights
         self.norm = norm if norm is not None else nn.Identity()
         self.activation = activation if activation is not None else nn.Identity()
 
     def extra_repr(self) -> str:
-        return f"{self.kind}, {self.in_shape} to {self.out_shape}, pool={self.pool}"
+        return f"{self.kind}, {self.in_shape} to {self.out_shape}, pool={self.pool} {self.pooling}"
 
     @property
     def out_features(self) -> int:
@@ -83,7 +88,8 @@ class Block(nn.Module):
                 `activation` of them, except in a residual unit, which has its own inside.
         """
         if self.pool > 1:
-            x = F.max_pool2d(x, self.pool)
+            reduce = F.max_pool2d if self.pooling == "max" else F.pixel_unshuffle
+            x = reduce(x, self.pool)
         if noise is not None:
             x = noise(x)
         if self.kind == "dense" and x.dim() > 2:
@@ -169,6 +175,18 @@ def pooled_shape(shape: tuple[int, ...], max_features: int) -> tuple[int, ...]:
         return shape
     kernel = pool_kernel(shape, max_features)
     return (shape[0], shape[1] // kernel, shape[2] // kernel)
+
+
+def pool_to(shape: tuple[int, ...], side: int) -> tuple[nn.AvgPool2d, tuple[int, ...]]:
+    """Average pooling of maps, (C, H, W), to at most side x side, and the shape that it gives.
+
+    Windows do not overlap and leave no pixel out; where a side does not divide, the last ones are
+    smaller. Unlike adaptive pooling, its gradient is deterministic on GPUs.
+    """
+    c, h, w = shape
+    kernel = math.ceil(h / side), math.ceil(w / side)
+    pooled = (c, math.ceil(h / kernel[0]), math.ceil(w / kernel[1]))
+    return nn.AvgPool2d(kernel, ceil_mode=True), pooled
 
 
 class PooledLinear(nn.Module):

@@ -12,6 +12,7 @@ and h_{l-1} held constant: that is how it is computed.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -58,9 +59,9 @@ class DirectFeedbackAlignment(Method):
     ) -> None:
         super().__init__(blocks, task, config, rng)
         self.classifier = nn.Linear(blocks[-1].out_features, task.n_classes)
-        for l, block in enumerate(blocks):
-            drawn = nn.Linear(block.out_features, task.n_classes, bias=False).weight
-            self.register_buffer(f"feedback_{l}", drawn.detach())  # B_lᵀ, (C, size of h_l)
+        # B_lᵀ, (C, size of h_l); fixed, but counted as what training needs
+        drawn = [nn.Linear(b.out_features, task.n_classes, bias=False).weight for b in blocks]
+        self.aux["feedback"] = nn.ParameterList(w.requires_grad_(False) for w in drawn)
         self.optimizer = adamw(trainable(self), config.lr, config.weight_decay)
 
     def train_step(self, x: Tensor, y: Tensor, phase: str, progress: float) -> dict[str, Tensor]:
@@ -72,9 +73,8 @@ class DirectFeedbackAlignment(Method):
             x = h.detach()
         logits = self.classifier(x.flatten(1))
         error = (logits.detach().softmax(1) - F.one_hot(y, logits.shape[1])) / len(y)
-        sent = [
-            (error @ self.get_buffer(f"feedback_{l}")).view_as(h) for l, h in enumerate(outputs)
-        ]
+        back = cast(nn.ParameterList, self.aux["feedback"])
+        sent = [(error @ b).view_as(h) for b, h in zip(back, outputs, strict=True)]
         self.optimizer.zero_grad()
         torch.autograd.backward([*outputs, logits], [*sent, error])
         self.optimizer.step()

@@ -87,8 +87,9 @@ class Feedback(nn.Module):
         super().__init__()
         # uniform between ±1/√fan_in, so its variance is 1/(3 fan_in)
         self.magnitude = 1 / math.sqrt(3 * drawn[0].numel())
-        self.register_buffer("fixed", None if signs else drawn.detach().clone())
-        self.fixed: Tensor | None
+        fixed = None if signs else nn.Parameter(drawn.detach().clone(), requires_grad=False)
+        self.register_parameter("fixed", fixed)
+        self.fixed: nn.Parameter | None
 
     def forward(self, weight: Tensor) -> Tensor:
         """B, of the shape of W."""
@@ -158,6 +159,9 @@ class FeedbackAlignment(Method):
         super().__init__(blocks, task, config, rng)
         self.classifier = nn.Linear(blocks[-1].out_features, task.n_classes)
         give_feedback(self, self.signs)
+        # fixed, but counted as what training needs
+        ways_back = [m for m in self.modules() if isinstance(m, Feedback)]
+        self.aux["feedback"] = nn.ModuleList(ways_back)
         self.optimizer = adamw(trainable(self), config.lr, config.weight_decay)
 
     def train_step(self, x: Tensor, y: Tensor, phase: str, progress: float) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock
 
 from methods import Block, Blocks, BlockStyle, Task
+from methods.blocks import Pooling
 
 Builder = Callable[[Task, BlockStyle, float], list[Block]]
 
@@ -20,12 +21,14 @@ class Architecture:
     Attributes:
         build: makes the blocks for a task, a style and a factor on all widths.
         min_size: smallest image side, in pixels, that survives the pooling.
+        multiple: image sides must be a multiple of this, where no pixel may be dropped.
     """
 
     name: str
     description: str
     build: Builder
     min_size: int = 1
+    multiple: int = 1
 
     def blocks(self, task: Task, style: BlockStyle | None = None, width: float = 1.0) -> Blocks:
         """Newly initialised blocks, framework default initialisation, on the current device."""
@@ -36,6 +39,8 @@ class Architecture:
         side = min(task.shape[1:])
         if side < self.min_size:
             return f"{self.name} needs images of at least {self.min_size} pixels a side, not {side}"
+        if any(n % self.multiple for n in task.shape[1:]):
+            return f"{self.name} needs images whose sides are multiples of {self.multiple} pixels"
         return None
 
 
@@ -55,12 +60,20 @@ def _dense(n_in: tuple[int, ...], n_out: int, style: BlockStyle, pool: int = 1) 
     return Block("dense", n_in, (n_out,), weights, norm, _activation(style), pool)
 
 
-def _conv(in_shape: tuple[int, ...], c_out: int, style: BlockStyle, pool: int = 1) -> Block:
+def _conv(
+    in_shape: tuple[int, ...],
+    c_out: int,
+    style: BlockStyle,
+    pool: int = 1,
+    pooling: Pooling = "max",
+) -> Block:
     c_in, h, w = in_shape
+    if pooling == "space_to_depth":
+        c_in *= pool**2
     norm = None if style.norm == "none" else nn.BatchNorm2d(c_out)
     weights = nn.Conv2d(c_in, c_out, kernel_size=3, padding=1)
     out_shape = (c_out, h // pool, w // pool)
-    return Block("conv", in_shape, out_shape, weights, norm, _activation(style), pool)
+    return Block("conv", in_shape, out_shape, weights, norm, _activation(style), pool, pooling)
 
 
 def mlp(depth: int, hidden: int) -> Builder:
@@ -113,6 +126,25 @@ def _plain_cnn(layers: list[int | str], dense: int) -> Builder:
     return build
 
 
+def _convolutions(layers: list[int | str], pooling: Pooling) -> Builder:
+    """Convolutions of 3x3 with the given channels and nothing else, "P" for pooling by 2."""
+
+    def build(task: Task, style: BlockStyle, width: float) -> list[Block]:
+        shape: tuple[int, ...] = task.shape
+        blocks: list[Block] = []
+        pool = 1
+        for layer in layers:
+            if layer == "P":
+                pool = 2
+                continue
+            channels = max(8, round(int(layer) * width))
+            blocks.append(_conv(shape, channels, style, pool, pooling))
+            shape, pool = blocks[-1].out_shape, 1
+        return blocks
+
+    return build
+
+
 def _resnet18(task: Task, style: BlockStyle, width: float) -> list[Block]:
     """Small-image stem (3x3, no pooling), then 8 residual units of two convolutions each.
 
@@ -141,6 +173,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     for a in (
         Architecture("mlp-2x500", "2 fully connected layers of 500, ReLU", mlp(2, 500)),
         Architecture("mlp-3x1000", "3 fully connected layers of 1000, ReLU", mlp(3, 1000)),
+        Architecture("mlp-3x1024", "3 fully connected layers of 1024, ReLU", mlp(3, 1024)),
+        Architecture("mlp-3x3000", "3 fully connected layers of 3000, ReLU", mlp(3, 3000)),
         Architecture("mlp-4x2000", "4 fully connected layers of 2000, ReLU", mlp(4, 2000)),
         Architecture(
             "cnn-small",
@@ -153,6 +187,36 @@ ARCHITECTURES: dict[str, Architecture] = {
             "6 convolutions of 128 to 512 channels, 4 poolings, dense 1024 (arXiv 1901.06656)",
             _plain_cnn([128, 256, "M", 256, 512, "M", 512, "M", 512, "M"], 1024),
             min_size=16,
+        ),
+        Architecture(
+            "vgg11b",
+            "8 convolutions of 128 to 512 channels, 4 poolings, dense 1024 (arXiv 1901.06656)",
+            _plain_cnn([128, 128, 128, 256, "M", 256, 512, "M", 512, 512, "M", 512, "M"], 1024),
+            min_size=16,
+        ),
+        Architecture(
+            "layercnn-5x256",
+            "5 convolutions of 256 channels, invertible downsampling before 2 and 4 "
+            "(arXiv 1812.11446, k = 1)",
+            # the paper counts layers from 0: its P_1 and P_3
+            _convolutions([256, "P", 256, 256, "P", 256, 256], "space_to_depth"),
+            min_size=4,
+            multiple=4,
+        ),
+        Architecture(
+            "layercnn-4x128",
+            "4 convolutions of 128 channels, invertible downsampling before the third "
+            "(arXiv 1812.11446, k = 2 and 3)",
+            _convolutions([128, 128, "P", 128, 128], "space_to_depth"),
+            min_size=2,
+            multiple=2,
+        ),
+        Architecture(
+            "dgl-6x128",
+            "6 convolutions of 128, 256, 256, 512, 512, 512 channels, 2 poolings "
+            "(arXiv 1901.08164, auxiliary-network study)",
+            _convolutions([128, "P", 256, 256, "P", 512, 512, 512], "max"),
+            min_size=4,
         ),
         Architecture(
             "resnet18",

@@ -24,14 +24,37 @@ from reports.formatting import estimate_text
 from reports.table import Table
 from results.record import FINAL
 from results.store import Store
-from suites import audit, datasets, local, table1
+from suites import (
+    ablation_hff,
+    audit,
+    datasets,
+    ff_mnist,
+    hff_table,
+    layercnn_cifar,
+    local,
+    local_loss,
+    noprop_table1,
+    table1,
+)
 from suites.architectures import ARCHITECTURES
 from suites.datasets import DATASETS, DatasetError
 from suites.engine import Job
 from suites.progress import Display
 from suites.suite import Request, RequestError, Suite, Wanted, choose, expand, rows_of
 
-SUITES: dict[str, Suite] = {module.SUITE.name: module.SUITE for module in (table1, audit)}
+SUITES: dict[str, Suite] = {
+    module.SUITE.name: module.SUITE
+    for module in (
+        table1,
+        audit,
+        ff_mnist,
+        noprop_table1,
+        local_loss,
+        layercnn_cifar,
+        hff_table,
+        ablation_hff,
+    )
+}
 
 EXAMPLES = """\
 examples:

@@ -12,12 +12,11 @@ import hashlib
 import importlib
 import inspect
 import io
-import sys
 import textwrap
 import tokenize
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from typing import NamedTuple
 
 import torch
 
@@ -25,7 +24,6 @@ from methods import BlockStyle, Method
 from suites import datasets
 from suites.architectures import ARCHITECTURES
 
-CONTRACT = ("methods.base", "methods.blocks")
 RUNNERS = {
     "train": ("suites.engine", "suites.seeds"),
     "audit": ("suites.auditing", "suites.locality"),
@@ -57,41 +55,101 @@ def network(architecture: str, dataset: str, style: BlockStyle) -> str:
 
 @functools.cache
 def method_sha(kind: str, method: type[Method]) -> str:
-    """Hash of a method's files, of what they import from `methods`, and of what runs them."""
-    modules = {name for cls in method.__mro__ if issubclass(cls, Method) and cls is not Method
-               for name in _with_imports(cls.__module__)}  # fmt: skip
-    modules |= {*CONTRACT, *RUNNERS[kind]}
+    """Hash of a method's files, of what they use of `methods`, and of what runs them."""
+    own = {cls.__module__ for cls in method.__mro__ if issubclass(cls, Method)} - {"methods.base"}
+    texts = {name: essence(_text(name)) for name in own | set(RUNNERS[kind])}
+    wanted: dict[str, set[str]] = {
+        "methods.base": {"Method"},
+        "methods.blocks": {"Block", "Blocks"},
+    }
+    for name in own:
+        _merge(wanted, _imports(_text(name)))
+    done: dict[str, set[str]] = {}
+    while wanted != done:  # what is used may use more
+        done = {name: set(names) for name, names in wanted.items()}
+        for name, names in done.items():
+            texts[name], more = _used(_text(name), names)
+            _merge(wanted, more)
     sha = hashlib.sha256()
-    for name in sorted(modules):
-        module = importlib.import_module(name)
-        sha.update(Path(str(module.__file__)).name.encode() + b"\0")
-        sha.update(essence(_text(module)).encode() + b"\0")
+    for name in sorted(texts):
+        sha.update(name.rpartition(".")[2].encode() + b"\0" + texts[name].encode() + b"\0")
     for function in DATA:
         sha.update(essence(textwrap.dedent(inspect.getsource(function))).encode() + b"\0")
     return sha.hexdigest()
 
 
-def _text(module: ModuleType) -> str:
-    return Path(str(module.__file__)).read_text(encoding="utf-8")
+@functools.cache
+def _text(name: str) -> str:
+    return Path(str(importlib.import_module(name).__file__)).read_text(encoding="utf-8")
 
 
-def _with_imports(name: str) -> set[str]:
-    """A module and all files of `methods` that it imports, directly or not."""
-    found: set[str] = set()
-    waiting = [name]
+def _merge(into: dict[str, set[str]], more: dict[str, set[str]]) -> None:
+    for name, names in more.items():
+        into.setdefault(name, set()).update(names)
+
+
+@functools.cache
+def _imports(text: str) -> dict[str, set[str]]:
+    """Files of `methods` that a source imports from -> the names that it takes from each."""
+    found: dict[str, set[str]] = {}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("methods."):
+            found.setdefault(str(node.module), set()).update(a.name for a in node.names)
+    found.pop("methods.registry", None)  # it finds methods, and changes no number
+    return found
+
+
+def _used(text: str, names: set[str]) -> tuple[str, dict[str, set[str]]]:
+    """The top-level definitions behind these names, with all they refer to in the same file.
+
+    Returns:
+        their essence in file order, and what they take from other files of `methods`.
+    """
+    definitions = _definitions(text)
+    mentioned: set[str] = set()
+    waiting = list(names)
     while waiting:
         name = waiting.pop()
-        if name in found or not isinstance(module := sys.modules.get(name), ModuleType):
+        if name not in mentioned:
+            mentioned.add(name)
+            waiting.extend(definitions[name].mentions if name in definitions else ())
+    parts = {d.line: d.text for name, d in definitions.items() if name in mentioned}
+    taken = {name: found & mentioned for name, found in _imports(text).items()}
+    return (
+        "\n".join(parts[line] for line in sorted(parts)),
+        {name: found for name, found in taken.items() if found},
+    )
+
+
+class Definition(NamedTuple):
+    """One top-level definition of a source: where it is, its essence, the names it mentions."""
+
+    line: int
+    text: str
+    mentions: frozenset[str]
+
+
+@functools.cache
+def _definitions(text: str) -> dict[str, Definition]:
+    lines = text.splitlines()
+    found: dict[str, Definition] = {}
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names = [node.name]
+            first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names = [t.id for t in targets if isinstance(t, ast.Name)]
+            first = node.lineno
+        else:
             continue
-        found.add(name)
-        for node in ast.walk(ast.parse(_text(module))):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("methods."):
-                waiting.append(str(node.module))
-            elif isinstance(node, ast.Import):
-                waiting.extend(a.name for a in node.names if a.name.startswith("methods."))
-    return found - {"methods.registry"}
+        part = essence("\n".join(lines[first - 1 : node.end_lineno]))
+        mentions = frozenset(n.id for n in ast.walk(node) if isinstance(n, ast.Name))
+        found |= {name: Definition(first, part, mentions) for name in names}
+    return found
 
 
+@functools.cache
 def essence(text: str) -> str:
     """Source text without comments, docstrings, blank lines and trailing space.
 

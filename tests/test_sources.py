@@ -60,9 +60,26 @@ def test_rules_networks_and_kinds_differ() -> None:
     assert len(kinds) == 2
 
 
-def test_what_a_method_file_imports_from_methods_counts() -> None:
-    found = sources._with_imports("methods.hff")
-    assert {"methods.hff", "methods.base", "methods.blocks"} <= found
+SHARED = """
+from methods.base import helper
+LIMIT = 3
+def used(x):
+    return inner(x) + LIMIT
+def inner(x):
+    return helper(x)
+def unused(x):
+    return x
+"""
+
+
+def test_of_a_shared_file_only_what_is_used_counts() -> None:
+    """Or every new building block would make all records stale."""
+    text, more = sources._used(SHARED, {"used"})
+    assert "LIMIT = 3" in text and "def inner" in text and "unused" not in text
+    assert more == {"methods.base": {"helper"}}
+    changed = SHARED.replace("LIMIT = 3", "LIMIT = 4")
+    assert sources._used(changed, {"used"})[0] != text
+    assert sources._used(changed, {"inner"}) == sources._used(SHARED, {"inner"})
 
 
 def test_essence_is_cut_from_the_text_by_position(tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ CONV = ("cnn-small", "resnet18")
 
 
 def gradients(method: Method, n: int = 6) -> dict[str, Tensor]:
-    """Gradient of every parameter in one training step."""
+    """Gradient of every trained parameter in one training step."""
     method.train_step(*batch(n), "all", 0.0)
-    return {name: p.grad for name, p in method.named_parameters()}
+    return {name: p.grad for name, p in method.named_parameters() if p.requires_grad}
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:
@@ -69,8 +69,8 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, np.ndarray]) -> No
 def test_fa_gradient_by_hand() -> None:
     """An independent derivation, in NumPy, of all gradients of a network of two hidden layers."""
     method, f = make("fa"), Forward(make("fa"))
-    b1 = method.blocks[1].weights.feedback.fixed.numpy()
-    b_out = method.classifier.feedback.fixed.numpy()
+    b1 = method.blocks[1].weights.feedback.fixed.detach().numpy()
+    b_out = method.classifier.feedback.fixed.detach().numpy()
     delta1 = (f.error @ b_out) * (f.a1 > 0)
     delta0 = (delta1 @ b1) * (f.a0 > 0)
     assert_same(gradients(method), f.gradients(delta0, delta1))
@@ -159,8 +159,8 @@ def test_signs_of_usf_follow_the_weights_while_they_learn() -> None:
 def test_dfa_gradient_by_hand() -> None:
     """δ_l = (B_l e) ⊙ φ'(z_l), in NumPy."""
     method, f = make("dfa"), Forward(make("dfa"))
-    delta1 = (f.error @ method.feedback_1.numpy()) * (f.a1 > 0)
-    delta0 = (f.error @ method.feedback_0.numpy()) * (f.a0 > 0)
+    delta1 = (f.error @ method.aux["feedback"][1].detach().numpy()) * (f.a1 > 0)
+    delta0 = (f.error @ method.aux["feedback"][0].detach().numpy()) * (f.a0 > 0)
     assert_same(gradients(method), f.gradients(delta0, delta1))
 
 
@@ -180,7 +180,7 @@ def test_dfa_gradient_by_finite_differences(architecture: str) -> None:
     method.train_step(x, y, "all", 0.0)
     rng = Generator().manual_seed(2)
     for l, block in enumerate(blocks):
-        sent = error @ getattr(method, f"feedback_{l}")
+        sent = error @ method.aux["feedback"][l]
         towards = [torch.randn(p.shape, generator=rng).double() for p in block.parameters()]
         ahead, behind = (
             float((sent * moved(block, towards, step)(outputs[l]).flatten(1)).sum())
@@ -206,7 +206,7 @@ def moved(block: nn.Module, towards: list[Tensor], step: float) -> nn.Module:
 
 def feedback_of(method: Method) -> dict[str, Tensor]:
     """All fixed matrices."""
-    return {k: v.clone() for k, v in method.named_buffers() if "feedback" in k}
+    return {k: v.clone() for k, v in method.named_parameters() if not v.requires_grad}
 
 
 @pytest.mark.parametrize("architecture", ["mlp-2x500", "cnn-small"])
@@ -220,10 +220,10 @@ def test_feedback_never_changes_and_is_restored(name: str, architecture: str) ->
         method.train_step(*batch(), "all", 0.0)
     now = feedback_of(method)
     assert all(torch.equal(now[k], start[k]) for k in start)
-    assert not any("feedback" in k for k, _ in method.named_parameters())
+    assert sum(p.numel() for p in method.aux.parameters()) == sum(p.numel() for p in now.values())
     other = make(name, architecture=architecture)
     with torch.no_grad():
-        for buffer in other.buffers():
+        for buffer in other.parameters():
             buffer.zero_()
     other.load_state_dict(method.state_dict())
     restored = feedback_of(other)

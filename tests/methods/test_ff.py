@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Generator, Tensor
 
-from methods import Method
+from methods import Method, Task
 from methods.blocks import rms_norm
-from methods.ff import goodness_loss
+from methods.goodness import goodness_loss, peer_loss, wrong_labels
 from tests.methods.toy import batch, make
 
 
@@ -21,7 +22,11 @@ def overlay(method: Method, x: Tensor, label: Tensor) -> Tensor:
 
 
 def test_ff_shared_first_layer_is_the_overlay() -> None:
-    """The product shared between labels must give what C separate passes give."""
+    """The product shared between labels must give what C separate passes give.
+
+    An overlay after the normalisation would give another input, whose strength of the label
+    depends on the image.
+    """
     method = make("ff")
     x, y = batch()
     for label in (F.one_hot(y, 5).float(), torch.full((len(y), 5), 0.2)):
@@ -49,11 +54,10 @@ def test_ff_batched_prediction_is_the_loop_over_classes(readout: str) -> None:
 
 def test_ff_wrong_labels_are_wrong_and_follow_the_readout() -> None:
     """Negatives that are right one time in C teach the opposite of the objective."""
-    method = make("ff")
-    n = 60_000
+    n, rng = 60_000, Generator().manual_seed(0)
     scores = torch.tensor([0.0, 1.0, 2.0, -1.0, 0.5]).expand(n, 5)
     y = torch.full((n,), 2)
-    drawn = method._wrong_labels(y, scores)
+    drawn = wrong_labels(y, scores, "hard", rng)
     assert not bool((drawn == y).any())
     p = scores[0].softmax(0)
     p[2] = 0
@@ -61,7 +65,32 @@ def test_ff_wrong_labels_are_wrong_and_follow_the_readout() -> None:
     share = torch.bincount(drawn, minlength=5) / n
     assert torch.allclose(share, p, atol=0.01)
     extreme = torch.tensor([0.0, 0.0, 500.0, 0.0, 0.0]).expand(100, 5)  # all mass on the true one
-    assert not bool((method._wrong_labels(y[:100], extreme) == 2).any())
+    assert not bool((wrong_labels(y[:100], extreme, "hard", rng) == 2).any())
+    uniform = torch.bincount(wrong_labels(y, scores, "uniform", rng), minlength=5) / n
+    assert torch.allclose(uniform, torch.tensor([0.25, 0.25, 0.0, 0.25, 0.25]), atol=0.01)
+
+
+@pytest.mark.parametrize("negatives", ["hard", "uniform"])
+def test_ff_trains_on_wrong_labels_that_are_wrong(
+    negatives: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step with permuted labels as negatives, 1/C of them true, is caught by what it feeds."""
+    method = make("ff", negatives=negatives)
+    x, y = batch(64)
+    fed: list[Tensor] = []
+    first = method._first
+
+    def spy(image: tuple[Tensor, Tensor], label: Tensor) -> Tensor:
+        fed.append(label)
+        return first(image, label)
+
+    monkeypatch.setattr(method, "_first", spy)
+    method.train_step(x, y, "all", 0.0)
+    neutral, labelled = fed
+    assert torch.equal(neutral, torch.full((64, 5), 0.2))
+    assert torch.equal(labelled[:64], F.one_hot(y, 5).float())  # positives
+    assert bool((labelled[64:].sum(1) == 1).all())  # negatives: one label each
+    assert not bool((labelled[64:].argmax(1) == y).any())
 
 
 def test_ff_goodness_loss_by_finite_differences() -> None:
@@ -75,10 +104,91 @@ def test_ff_goodness_loss_by_finite_differences() -> None:
     assert float(goodness_loss(h[0], h[1])) == pytest.approx(float(expected), rel=1e-9)
 
 
+@pytest.mark.parametrize("shape", [(7,), (3, 2, 2)])
+def test_goodness_threshold_is_the_number_of_units(shape: tuple[int, ...]) -> None:
+    """Activities of mean square 1 sit on the boundary; more is positive, less is negative."""
+    h = rms_norm(torch.rand(5, *shape, dtype=torch.float64), eps=0.0)
+    for temperature in (1.0, 7.0):
+        on_boundary = goodness_loss(h, h, temperature)
+        assert float(on_boundary) == pytest.approx(2 * np.log(2))
+        # a flipped sign of the goodness would turn both of these round
+        assert goodness_loss(1.1 * h, 0.9 * h, temperature) < on_boundary
+        assert goodness_loss(0.9 * h, 1.1 * h, temperature) > on_boundary
+
+
 def test_ff_sum_and_mean_goodness_decide_alike() -> None:
-    """Sum of squares against the width = mean of squares against 1."""
-    h = torch.rand(50, 7) * 2
-    assert torch.equal(h.square().sum(1) > 7, h.square().mean(1) > 1)
+    """Sum of squares against n and mean of squares against 1: one boundary, one prediction."""
+    n = 7
+    h = torch.rand(2, 50, n, dtype=torch.float64) * 2
+    means = h.square().mean(2)
+    by_hand = (F.softplus(1 - means[0]) + F.softplus(means[1] - 1)).mean()
+    assert float(goodness_loss(h[0], h[1], n)) == pytest.approx(float(by_hand), rel=1e-12)
+    assert torch.equal(h.square().sum(2) > n, means > 1)
+    by_sum, by_mean = make("ff"), make("ff", goodness="mean")
+    x, y = batch(16)
+    by_sum.train_step(x, y, "all", 0.0)
+    by_mean.load_state_dict(by_sum.state_dict())
+    for readout in by_sum.traits.readouts:
+        assert torch.equal(by_sum.logits(x, readout), by_mean.logits(x, readout))
+
+
+def test_ff_mean_goodness_is_the_sum_at_a_smaller_rate() -> None:
+    """At the boundary the gradient of the mean is 1/n of the sum's: same direction."""
+    n = 6
+    h = rms_norm(torch.rand(8, n, dtype=torch.float64), eps=0.0).view(2, 4, n)
+    gradients = []
+    for temperature in (1.0, float(n)):
+        v = h.clone().requires_grad_(True)
+        goodness_loss(v[0], v[1], temperature).backward()
+        gradients.append(v.grad)
+    assert torch.allclose(gradients[0], n * gradients[1])
+
+
+@pytest.mark.parametrize("peer", [0.0, 0.03])
+def test_ff_update_is_the_released_rule(peer: float) -> None:
+    """All gradients of one step against the released rule, written out in numpy.
+
+    Ascent direction on the pre-activation: (1 − p) h for positives, −p h for negatives, plus
+    λ (mean_k m_k − m_j) for positives, whether the unit is active or not. Ours is the descent on a
+    loss, which keeps the factor 2 of d(h²)/dh: −2 times that, averaged over the batch.
+    """
+    method = make("ff", peer=peer)
+    b = 12
+    x, y = batch(b)
+    parameters = [
+        (block.weights.weight.detach().numpy().copy(), block.weights.bias.detach().numpy().copy())
+        for block in method.blocks
+    ]
+    rng = Generator()
+    rng.set_state(method.rng.get_state())
+    wrong = wrong_labels(y, torch.zeros(b, 5), "hard", rng)  # the readout starts at zero
+    method.train_step(x, y, "all", 0.0)
+
+    labels = F.one_hot(torch.cat([y, wrong]), 5).float()
+    state = overlay(method, torch.cat([x, x]), labels).numpy()
+    for (weight, bias), block in zip(parameters, method.blocks, strict=True):
+        a = state @ weight.T + bias
+        h = np.maximum(a, 0)
+        p = 1 / (1 + np.exp(-((h**2).sum(1, keepdims=True) - h.shape[1])))
+        ascent = np.concatenate([(1 - p[:b]) * h[:b], -p[b:] * h[b:]])
+        m = 0.9 * 0.5 + 0.1 * h[:b].mean(0)
+        ascent[:b] += peer * (m.mean() - m)
+        expected_weight = -2 * ascent.T @ state / b
+        expected_bias = -2 * ascent.sum(0) / b
+        assert np.allclose(block.weights.weight.grad.numpy(), expected_weight, atol=2e-4)
+        assert np.allclose(block.weights.bias.grad.numpy(), expected_bias, atol=2e-4)
+        state = h / np.sqrt((h**2).mean(1, keepdims=True))
+
+
+def test_peer_normalisation_is_per_unit_and_ungated() -> None:
+    """An average over units would be n times weaker: off, in effect."""
+    h = torch.relu(torch.randn(20, 4, generator=Generator().manual_seed(0)))
+    a = torch.full((20, 4), -1.0, requires_grad=True)  # every unit is off: no ReLU may gate it
+    running = torch.tensor([0.1, 0.2, 0.6, 0.3])
+    m = 0.9 * running + 0.1 * h.mean(0)
+    peer_loss(running, a, h, 0.03).backward()
+    assert torch.allclose(running, m)
+    assert torch.allclose(a.grad, (-2 * 0.03 * (m.mean() - m) / 20).expand(20, 4))
 
 
 def test_ff_peer_normalisation_revives_dead_units() -> None:
@@ -89,3 +199,8 @@ def test_ff_peer_normalisation_revives_dead_units() -> None:
     x, y = batch(32)
     method.train_step(x, y, "all", 0.0)
     assert float(method.blocks[0].weights.bias.grad[0]) < 0  # descent raises the bias
+
+
+def test_ff_says_how_much_of_the_image_the_label_hides() -> None:
+    for classes, share in ((10, 10 / 3072), (100, 100 / 3072)):
+        assert make("ff", Task("rgb", (3, 32, 32), classes)).overwritten == pytest.approx(share)

@@ -1,0 +1,98 @@
+"""Goodness of layers: what the Forward-Forward rules share.
+
+    G = sum_j h_j²,   p = σ((G − n) / T): probability that the input is positive; n units
+
+Its loss, the choice of wrong labels, and peer normalisation (Hinton 2022, released code). All of
+it reads activities of any shape, (B, ...): dense layers and feature maps alike.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from methods.base import adamw
+
+Negatives = Literal["hard", "uniform"]
+
+# Class-batched prediction works on chunks of at most this many activations (32 MB): larger
+# blocks of memory go back to the system after every operation and are faulted in again.
+CHUNK_VALUES = 8_000_000
+
+
+def goodness(h: Tensor) -> Tensor:
+    """Sum of squares of each sample's activities, (B,)."""
+    return h.square().flatten(1).sum(1)
+
+
+def goodness_loss(positive: Tensor, negative: Tensor, temperature: float = 1.0) -> Tensor:
+    """softplus((n − G(+)) / T) + softplus((G(−) − n) / T), mean over the batch.
+
+    Args:
+        positive, negative: activities after the ReLU, (B, ...), n values a sample.
+        temperature: T. 1: the sum of squares against n. n: their mean against 1, the same boundary,
+            n times less steep. (A mean against 2, as some code has it, is another rule.)
+    """
+    n = positive[0].numel()
+    up = F.softplus((n - goodness(positive)) / temperature)
+    down = F.softplus((goodness(negative) - n) / temperature)
+    return (up + down).mean()
+
+
+def peer_loss(running: Tensor, a: Tensor, h: Tensor, strength: float) -> Tensor:
+    """Peer normalisation: pulls the mean activity of each unit towards the layer's mean.
+
+    Its gradient with respect to a_j is −2λ (mean_k m_k − m_j) for each sample. It acts on the
+    pre-activation, not behind the ReLU, so that it can revive units that are never active. Twice
+    λ, because the released gradient of the goodness leaves out the factor 2 of d(h²)/dh. Units of
+    one feature map count as one: they share their weights.
+
+    Args:
+        running: m, running mean activity of each unit or channel, (n,); updated in place.
+        a, h: pre-activations and activities of the positives, (B, n) or (B, n, H, W).
+        strength: λ.
+    """
+    positions = [0, *range(2, h.dim())]
+    running.mul_(0.9).add_(h.detach().mean(positions), alpha=0.1)
+    pull = (running.mean() - running).view(1, -1, *[1] * (a.dim() - 2))
+    return -2 * strength * (pull * a).flatten(1).sum(1).mean()
+
+
+def wrong_labels(y: Tensor, scores: Tensor, negatives: Negatives, rng: Generator) -> Tensor:
+    """One wrong label per sample, (B,).
+
+    Args:
+        scores: of a readout, (B, C). "hard" draws from softmax(scores) without the true class,
+            "uniform" from all other classes alike.
+    """
+    if negatives == "uniform":
+        scores = torch.zeros_like(scores)
+    p = scores.softmax(1).scatter(1, y[:, None], 0.0)
+    # the largest of p_c / Exp(1) is a draw from p; if all p_c underflow, any wrong class
+    p = p + 1e-12 * (1 - F.one_hot(y, p.shape[1]))
+    noise = torch.empty_like(p).exponential_(generator=rng)
+    return (p / noise).argmax(1)
+
+
+def zero_linear(n_in: int, n_out: int) -> nn.Linear:
+    """A linear layer that starts at zero, as the readout does."""
+    linear = nn.Linear(n_in, n_out)
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+def optimizer(
+    kind: Literal["sgd", "adam"],
+    parameters: list[nn.Parameter],
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+) -> torch.optim.Optimizer:
+    """SGD with momentum, as released, or AdamW."""
+    if kind == "adam":
+        return adamw(parameters, lr, weight_decay)
+    return torch.optim.SGD(parameters, lr, momentum=momentum, weight_decay=weight_decay, fused=True)
