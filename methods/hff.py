@@ -121,8 +121,8 @@ def separated(points: Tensor, steps: int = 400, lr: float = 0.1, momentum: float
 
     Up to n = D + 1 the optimum is a simplex, where all cosines are −1/(n − 1).
 
-    Source: Mettes et al. 2019 (arXiv 1901.10514); the rate falls to 0 here, so that 400 steps
-    come closer than their 1000 at a constant rate.
+    Source: Mettes et al. 2019 (arXiv 1901.10514), 1000 steps at a constant rate; here the rate
+    falls to 0, so that fewer steps settle.
     """
     n = len(points)
     velocity = torch.zeros_like(points)

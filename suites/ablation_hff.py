@@ -4,7 +4,7 @@ python -m suites.run ablation-hff                       quick: digits, CPU
 python -m suites.run ablation-hff --profile standard    MNIST and CIFAR-10, one GPU, hours
 
 The controls have HFF's loop without its parts: back-propagation has no local losses, Mono-Forward
-no sphere, cosine Mono-Forward neither several prototypes nor a margin.
+no sphere, cosine Mono-Forward neither several prototypes nor a margin nor AuxConv.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ CHOICES = (
     _row("between-layer", "LayerNorm", between="layer"),
     _row("between-l2", "L2 norm", between="l2"),
     _row("before", "matched before ReLU", match="before"),
-    # The rest concerns feature maps only: on fully connected blocks it is HFF once more.
+)
+
+ON_FEATURE_MAPS = (  # fully connected blocks have no AuxConv
     _row("aux-3x3", "AuxConv 3x3", aux="3x3"),
     _row("aux-none", "no AuxConv", aux="none"),
     _row("aux-32", "AuxConv of 32 channels", aux_channels=32),
@@ -54,10 +56,18 @@ CHOICES = (
 )
 
 
+_NEEDS_MAPS = {row.id for row in ON_FEATURE_MAPS}
+
+
+def wanted(row: str, dataset: str, architecture: str) -> bool:
+    """Whether the choice makes a difference on this architecture."""
+    return row not in _NEEDS_MAPS or not architecture.startswith("mlp")
+
+
 SUITE = Suite(
     name="ablation-hff",
     title="HFF: every open choice varied alone",
-    methods=(*CONTROLS, "hff", *CHOICES),
+    methods=(*CONTROLS, "hff", *CHOICES, *ON_FEATURE_MAPS),
     profiles={
         "quick": Profile(
             note="Handwritten digits of 8x8 pixels: it shows that every choice can be made, not "
@@ -66,6 +76,7 @@ SUITE = Suite(
             architectures=("mlp-2x500", "cnn-small"),
             seeds=3,
             protocol=quick,
+            wanted=wanted,
         ),
         "standard": Profile(
             note="A grey and a coloured dataset, under the standard budget of table 1.",
@@ -73,6 +84,7 @@ SUITE = Suite(
             architectures=("mlp-3x1000", "cnn-small"),
             seeds=3,
             protocol=standard,
+            wanted=wanted,
         ),
     },
 )

@@ -16,6 +16,17 @@ def test_rms_norm_has_mean_square_one() -> None:
     assert torch.allclose(rms_norm(x).square().mean(dim=(1, 2, 3)), torch.ones(4), atol=1e-5)
 
 
+@pytest.mark.parametrize("style", [BlockStyle(), BlockStyle(activation="leaky_relu")])
+@pytest.mark.parametrize("architecture", ["mlp-2x500", "cnn-small"])
+def test_block_gives_its_preactivations(architecture: str, style: BlockStyle) -> None:
+    x = torch.randn(4, 1, 8, 8)
+    for block in ARCHITECTURES[architecture].blocks(Task("t", (1, 8, 8), 3), style, 1 / 8):
+        a = block(x, activate=False)
+        assert float(a.detach().min()) < 0
+        x = block(x)
+        assert torch.equal(block.activation(a), x)
+
+
 def test_dropout_keeps_the_mean_and_drops_whole_maps() -> None:
     rng = Generator().manual_seed(0)
     x = torch.ones(200, 50, 4, 4)

@@ -16,9 +16,9 @@ from torch import Tensor
 from methods import METHODS, Task, hff
 from methods.base import resolve_config
 from suites import contract
-from suites.ablation_hff import CHOICES
+from suites.ablation_hff import CHOICES, ON_FEATURE_MAPS, SUITE
 from suites.architectures import ARCHITECTURES
-from suites.suite import Row
+from suites.suite import Row, expand
 from tests.methods.toy import batch, make
 
 LOSSES = ("ce", "smooth", "pairwise")
@@ -299,7 +299,7 @@ def test_hff_matches_before_or_behind_the_relu(architecture: str) -> None:
         method.logits(x)
         assert len(read) == len(method.blocks) + 1
         lowest[match] = [float(h.detach().min()) for h in read]
-        assert all(float(h.min()) >= 0 for h in method.features(x))
+        assert all(bool((h >= 0).all()) for h in method.features(x))
     assert max(lowest["before"]) < 0
     assert min(lowest["after"]) >= 0
 
@@ -392,7 +392,19 @@ def test_hff_keeps_the_contract_with_other_settings(
     contract.CHECKS[check](case)
 
 
-def test_hff_rows_of_the_ablation_differ_from_the_default_and_each_other() -> None:
-    configs = [config(**row.settings) for row in CHOICES]
+def test_hff_ablation_varies_something_in_every_row() -> None:
+    rows = [*CHOICES, *ON_FEATURE_MAPS]
+    configs = {config(**row.settings) for row in rows}
     assert config() not in configs
-    assert len(set(configs)) == len({row.id for row in CHOICES}) == len(CHOICES)
+    assert len(configs) == len({row.id for row in rows}) == len(rows)
+
+
+def test_hff_ablation_has_a_place_for_every_row_where_it_matters() -> None:
+    plan = expand(SUITE, "quick", "")
+    places = {(cell["row"], cell["column"]) for cell in plan.plan["cells"]}
+    assert {row for row, column in places if "cnn" in column} == {
+        row["id"] for row in plan.plan["rows"]
+    }
+    assert ("hff-k1", "digits/mlp-2x500") in places
+    assert ("hff-aux-none", "digits/mlp-2x500") not in places
+    assert len({wanted.cell.key for wanted in plan.wanted}) == len(plan.wanted)
