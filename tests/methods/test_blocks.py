@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import pytest
 import torch
 from torch import Generator, nn
 
-from methods import BlockStyle, Task
-from methods.blocks import dropout, pool_until, rms_norm
+from methods import Block, BlockStyle, Task
+from methods.blocks import dropout, pool_to, pool_until, rms_norm
 from suites.architectures import ARCHITECTURES
 
 
@@ -53,6 +56,68 @@ def test_vgg8b_has_the_published_size(shape: tuple[int, ...], millions: float) -
     blocks = ARCHITECTURES["vgg8b"].blocks(Task("t", shape, 10), BlockStyle(norm="batch"))
     total = sum(p.numel() for p in blocks.parameters()) + 1024 * 10 + 10
     assert total / 1e6 == pytest.approx(millions, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "features", "millions"),
+    [
+        ("vgg11b", (3, 32, 32), 1024, 11.6),
+        ("mlp-3x1024", (1, 28, 28), 1024, 2.9),
+        ("mlp-3x3000", (3, 32, 32), 3000, 27.3),
+    ],
+)
+def test_architectures_of_local_error_signals_have_the_published_size(
+    name: str, shape: tuple[int, ...], features: int, millions: float
+) -> None:
+    """arXiv 1901.06656, released code, with the output layer."""
+    blocks = ARCHITECTURES[name].blocks(Task("t", shape, 10), BlockStyle(norm="batch"))
+    total = sum(p.numel() for p in blocks.parameters()) + features * 10 + 10
+    assert total / 1e6 == pytest.approx(millions, abs=0.05)
+
+
+@pytest.mark.parametrize("name", ["layercnn-5x256", "layercnn-4x128", "dgl-6x128"])
+def test_convolutional_stacks_end_with_maps(name: str) -> None:
+    blocks = ARCHITECTURES[name].blocks(Task("t", (3, 32, 32), 10), width=1 / 8)
+    sides = [block.out_shape[1] for block in blocks]
+    assert blocks.kinds == {"conv"}
+    assert (
+        sides
+        == {
+            "layercnn-5x256": [32, 16, 16, 8, 8],
+            "layercnn-4x128": [32, 32, 16, 16],
+            "dgl-6x128": [32, 16, 16, 8, 8, 8],
+        }[name]
+    )
+    assert ARCHITECTURES[name].refuse(Task("t", (1, 30, 30), 10)) == (
+        "layercnn-5x256 needs images whose sides are multiples of 4 pixels"
+        if name == "layercnn-5x256"
+        else None
+    )
+
+
+def test_space_to_depth_loses_nothing() -> None:
+    """Channel 4 c + 2 i + j at (u, v) is channel c at (2 u + i, 2 v + j)."""
+    conv = nn.Conv2d(12, 12, kernel_size=1, bias=False)
+    nn.init.dirac_(conv.weight)  # passes its input on
+    block = Block("conv", (3, 4, 6), (12, 2, 3), conv, pool=2, pooling="space_to_depth")
+    x = torch.randn(2, 3, 4, 6)
+    out = block(x)
+    assert out.shape == (2, *block.out_shape)
+    for c, i, j, u, v in itertools.product(range(3), range(2), range(2), range(2), range(3)):
+        assert torch.equal(out[:, 4 * c + 2 * i + j, u, v], x[:, c, 2 * u + i, 2 * v + j])
+    assert torch.equal(nn.functional.pixel_shuffle(out, 2), x)
+
+
+@pytest.mark.parametrize(("side", "to", "gives"), [(7, 2, 2), (8, 2, 2), (1, 2, 1), (5, 4, 3)])
+def test_pool_to_averages_every_pixel_once(side: int, to: int, gives: int) -> None:
+    pool, shape = pool_to((3, side, side), to)
+    x = torch.randn(2, 3, side, side)
+    out = pool(x)
+    assert tuple(out.shape[1:]) == shape == (3, gives, gives)
+    k = math.ceil(side / to)
+    for u, v in itertools.product(range(gives), repeat=2):
+        window = x[:, :, u * k : (u + 1) * k, v * k : (v + 1) * k]
+        assert torch.allclose(out[:, :, u, v], window.mean(dim=(2, 3)), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

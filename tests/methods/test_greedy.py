@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Generator
 
-from methods.greedy import similarity
+from methods.greedy import Greedy, similarity
 from tests.methods.toy import batch, make
 
 
@@ -47,3 +48,61 @@ def test_greedy_local_loss_does_not_see_dropout() -> None:
         method.train_step(x, y, "all", 0.0)
         losses.append(method.blocks[0].weights.weight.grad.clone())
     assert torch.equal(losses[0], losses[1])  # block 0 has no noise in its input or loss
+
+
+def numpy_correlations(z: np.ndarray) -> np.ndarray:
+    """Entry by entry, from the definition."""
+    if z.ndim == 4:
+        z = np.array([[np.std(channel, ddof=1) for channel in sample] for sample in z])
+    s = np.zeros((len(z), len(z)))
+    for i, a in enumerate(z):
+        for j, b in enumerate(z):
+            a0, b0 = a - a.mean(), b - b.mean()
+            s[i, j] = (a0 * b0).sum() / np.sqrt((a0**2).sum() * (b0**2).sum())
+    return s
+
+
+def similarity_problem(architecture: str) -> tuple[Greedy, torch.Tensor, torch.Tensor]:
+    """A method with the loss `sim` in float64, activities of its block 0, and labels."""
+    method = make("greedy", architecture=architecture, loss="sim").double()
+    assert isinstance(method, Greedy)
+    shape = method.blocks[0].out_shape
+    rng = Generator().manual_seed(2)
+    h = torch.randn(7, *shape, generator=rng, dtype=torch.float64)
+    return method, h, torch.randint(5, (7,), generator=rng)
+
+
+def similarity_loss(method: Greedy, h: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    target = similarity(F.one_hot(y, 5).to(h.dtype))
+    return method._local_loss(h, y, target, 0)
+
+
+@pytest.mark.parametrize("architecture", ["mlp-2x500", "cnn-small"])
+def test_similarity_loss_against_numpy(architecture: str) -> None:
+    method, h, y = similarity_problem(architecture)
+    mapped = method.aux["similarity_0"](h).detach().numpy()
+    targets = np.where(y.numpy()[:, None] == y.numpy()[None], 1.0, -1 / 4)
+    expected = np.mean((numpy_correlations(mapped) - targets) ** 2)  # the diagonal counts
+    assert float(similarity_loss(method, h, y)) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("architecture", ["mlp-2x500", "cnn-small"])
+def test_similarity_gradient_against_finite_differences(architecture: str) -> None:
+    """With respect to activities and to the map, in random directions."""
+    method, h, y = similarity_problem(architecture)
+    weight = method.aux["similarity_0"].weight
+    h.requires_grad_()
+    similarity_loss(method, h, y).backward()
+    for value in (h, weight):
+        for seed in range(3):
+            rng = Generator().manual_seed(seed)
+            direction = torch.randn(value.shape, generator=rng, dtype=value.dtype)
+            eps, ends = 1e-5, []
+            for sign in (1, -1):
+                with torch.no_grad():
+                    value.add_(sign * eps * direction)
+                    ends.append(float(similarity_loss(method, h, y)))
+                    value.sub_(sign * eps * direction)
+            slope = (ends[0] - ends[1]) / (2 * eps)
+            found = float((value.grad * direction).sum())
+            assert found == pytest.approx(slope, rel=1e-5, abs=1e-9)
