@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from methods.base import trainable
 from tests.methods.toy import batch, make
 
 
@@ -17,8 +18,8 @@ def test_update_by_hand() -> None:
     """Two passes in NumPy; the first step of SGD with momentum is plain gradient descent."""
     method = make("pepita", dropout=0.0)
     x, y = batch()
-    before = [p.detach().double().numpy().copy() for p in method.parameters()]
-    f = method.aux["projection"].weight.double().numpy()
+    before = [p.detach().double().numpy().copy() for p in trainable(method)]
+    f = method.aux["projection"].weight.detach().double().numpy()
     method.train_step(x, y, "all", 0.0)
 
     def run(x: np.ndarray) -> list[np.ndarray]:
@@ -30,7 +31,7 @@ def test_update_by_hand() -> None:
     plain = run(x.flatten(1).double().numpy())
     second = run(plain[0] + (plain[3] - hot) @ f.T)
     changes = [plain[1] - second[1], plain[2] - second[2], second[3] - hot]
-    for l, (old, new) in enumerate(zip(before, method.parameters(), strict=True)):
+    for l, (old, new) in enumerate(zip(before, trainable(method), strict=True)):
         step = sum(np.outer(c, h) for c, h in zip(changes[l], second[l], strict=True)) / len(y)
         moved = (new.detach().double().numpy() - old) / -method.config.lr
         assert np.abs(step).max() > 1e-4
@@ -41,9 +42,9 @@ def test_no_error_moves_no_hidden_weight() -> None:
     """Without the projection of the error, the two passes are one."""
     method = make("pepita", feedback_scale=0.0)
     x, y = batch()
-    before = [p.detach().clone() for p in method.parameters()]
+    before = [p.detach().clone() for p in trainable(method)]
     method.train_step(x, y, "all", 0.0)
-    moved = [not torch.equal(a, b) for a, b in zip(before, method.parameters(), strict=True)]
+    moved = [not torch.equal(a, b) for a, b in zip(before, trainable(method), strict=True)]
     assert moved == [False, False, True]
 
 
