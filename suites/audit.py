@@ -8,10 +8,7 @@ from __future__ import annotations
 
 from suites.cell import Protocol
 from suites.suite import Profile, Suite
-
-METHODS = (
-    "backprop", "hff", "mono-forward", "greedy", "ff", "noprop",
-)  # fmt: skip
+from suites.table1 import SUITE as TABLE1
 
 QUICK = Profile(
     note="Narrow networks and synthetic images of 16x16 pixels: what is measured belongs to the "
@@ -25,7 +22,7 @@ QUICK = Profile(
 SUITE = Suite(
     name="audit",
     title="Locality audit: layers in the longest chain that a loss is differentiated through",
-    methods=METHODS,
+    methods=TABLE1.methods,
     kind="audit",
     headline={"split": "audit", "metric": "chain_longest"},
     profiles={"quick": QUICK},

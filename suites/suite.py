@@ -62,6 +62,7 @@ class Profile:
             own, as papers do that train one method longer than another. The page lists them.
         wanted: (row id, dataset, architecture) -> whether the table has this place; a column
             without any is left out.
+        methods: the part of the suite's rows that this budget is for; None for all of them.
     """
 
     note: str
@@ -72,6 +73,7 @@ class Profile:
     settings: Place = _nothing
     budget: Place = _nothing
     wanted: Place = _everywhere
+    methods: tuple[str | Row, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,7 @@ def expand(
     for name, value in (("--seeds", seeds), ("--epochs", epochs)):
         if value is not None and value < 1:
             raise RequestError(f"{name} must be at least 1, not {value}")
-    rows = _chosen_rows(suite, methods, extra_methods)
+    rows = _chosen_rows(suite, profile, methods, extra_methods)
     data_names = choose("dataset", datasets, list(DATASETS)) if datasets else profile.datasets
     arch_names = (
         choose("architecture", architectures, list(ARCHITECTURES))
@@ -280,11 +282,11 @@ def audit_cell(method: str, settings: Mapping[str, Any], architecture: str) -> C
 
 
 def _chosen_rows(
-    suite: Suite, methods: Sequence[str] | None, extra_methods: Sequence[str]
+    suite: Suite, profile: Profile, methods: Sequence[str] | None, extra_methods: Sequence[str]
 ) -> list[Row]:
-    rows = rows_of(dict.fromkeys([*suite.methods, *extra_methods]))
     if methods is None:
-        return rows
+        return rows_of(dict.fromkeys([*(profile.methods or suite.methods), *extra_methods]))
+    rows = rows_of(dict.fromkeys([*suite.methods, *extra_methods]))
     everything = list({row.id: row for row in [*rows_of(sorted(METHODS)), *rows]}.values())
     everything.sort(key=lambda row: row not in rows)  # the suite's own first, in their order
     names = list(dict.fromkeys([r.id for r in everything] + [r.method for r in everything]))

@@ -35,7 +35,13 @@ def paper(dataset: str, architecture: str) -> Protocol:
 SUITE = Suite(
     name="table1",
     title="Test accuracy by method, dataset and architecture",
-    methods=("backprop", "hff", "mono-forward", "greedy", "ff", "noprop"),
+    methods=(
+        *("backprop", "deep-supervision"),
+        *("hff", "mono-forward", "mono-forward-cosine", "greedy", "layerwise", "decoupled"),
+        *("ff", "ff-conv", "cwcomp", "pepita", "cafo"),
+        *("noprop", "noprop-ct", "noprop-fm", "noprop-backprop"),
+        *("fa", "usf", "dfa", "ccl", "softhebb"),
+    ),
     profiles={
         "quick": Profile(
             note="Handwritten digits of 8x8 pixels, minutes on a laptop: it shows that everything "
@@ -44,6 +50,10 @@ SUITE = Suite(
             architectures=("mlp-2x500", "cnn-small"),
             seeds=3,
             protocol=quick,
+            methods=(
+                *("backprop", "deep-supervision", "hff", "mono-forward", "greedy"),
+                *("ff", "noprop", "dfa"),
+            ),
         ),
         "standard": Profile(
             note="Four datasets under one budget, every method with its default settings.",
