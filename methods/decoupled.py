@@ -79,8 +79,7 @@ def _convolutions(channels: int, kernel: int, n: int) -> list[nn.Module]:
 class Decoupled(Method):
     """Modules with auxiliary networks, all updated on every mini-batch, detached from each other.
 
-    Differs: modules are updated one after the other on one device; the updates are those that
-        the paper makes in parallel.
+    Modules run one after the other here; in parallel, they would make the same updates.
     """
 
     name = "decoupled"

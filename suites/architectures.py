@@ -198,7 +198,8 @@ ARCHITECTURES: dict[str, Architecture] = {
             "layercnn-5x256",
             "5 convolutions of 256 channels, invertible downsampling before 2 and 4 "
             "(arXiv 1812.11446, k = 1)",
-            # the paper counts layers from 0: its P_1 and P_3
+            # The paper counts layers from 0: its P_1 and P_3. The released code also doubles the
+            # channels there; the paper's table gives one width.
             _convolutions([256, "P", 256, 256, "P", 256, 256], "space_to_depth"),
             min_size=4,
             multiple=4,

@@ -83,7 +83,7 @@ def test_similarity_loss_against_numpy(architecture: str) -> None:
     mapped = method.aux["similarity_0"](h).detach().numpy()
     targets = np.where(y.numpy()[:, None] == y.numpy()[None], 1.0, -1 / 4)
     expected = np.mean((numpy_correlations(mapped) - targets) ** 2)  # the diagonal counts
-    assert float(similarity_loss(method, h, y)) == pytest.approx(expected, abs=1e-6)
+    assert similarity_loss(method, h, y).item() == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("architecture", ["mlp-2x500", "cnn-small"])
