@@ -38,6 +38,9 @@ class NoPropBackprop(Method):
     """The blocks of NoProp-DT and their image skips under one cross-entropy, trained end to end.
 
     Differs: the paper does not say from which value w_t starts; 0.5 is inferred.
+    Differs: the classifier starts with the class embeddings, at length 1, as its weights. From a
+        random start, which the paper does not rule out, several classes share one embedding until
+        the classifier has moved far: short budgets would show that, and not the blocks.
     Differs: the image encoder is the architecture under test, and `cnn-small` is the paper's. As
         there, the last dense layer of a convolutional encoder has no activation; other encoders
         get a linear layer of 256 behind them.
@@ -60,6 +63,7 @@ class NoPropBackprop(Method):
         )
         self.mixing = nn.Parameter(torch.full((config.steps,), config.mixing))
         self.classifier = nn.Linear(self.embedding.size, task.n_classes)
+        self._align()
         self.optimizer = adamw(trainable(self), config.lr, config.weight_decay)
 
     @classmethod
@@ -74,6 +78,12 @@ class NoPropBackprop(Method):
 
     def start(self, x: Tensor, y: Tensor) -> None:
         self.embedding.start(x, y)
+        self._align()
+
+    @torch.no_grad()
+    def _align(self) -> None:
+        self.classifier.weight.copy_(F.normalize(self.embedding.weight))
+        self.classifier.bias.zero_()
 
     def _scores(self, z: Tensor, x: Tensor) -> Tensor:
         for block, w in zip(self.denoisers, self.mixing.tanh(), strict=True):
