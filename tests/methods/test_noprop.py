@@ -86,6 +86,39 @@ def test_step_is_gaussian_conditioning(t: int) -> None:
     assert shifted[0] * u + shifted[1] * z != pytest.approx(mean, abs=1e-3)
 
 
+def test_schedule_against_the_formula() -> None:
+    """SNR(t) of cos²(π/2 · ((T−t)/T + s)/(1+s)), T = 10, s = 0.008, without the clip."""
+    bars = noise_schedule(10, 0.008, 1.0)[1:]
+    angles = [math.pi / 2 * ((10 - t) / 10 + 0.008) / 1.008 for t in range(1, 11)]
+    expected = [1 / math.tan(angle) ** 2 for angle in angles]  # SNR = cos² / sin²
+    assert [bar / (1 - bar) for bar in bars] == pytest.approx(expected, rel=1e-9)
+    assert expected[-1] == pytest.approx(6434, rel=1e-3)  # why the clip is needed
+    assert max(noise_schedule(10, 0.008, 0.999)) == 0.999
+
+
+def test_prediction_is_the_sampler_step_by_step() -> None:
+    """A second implementation of Eq. 3 around the method's own blocks, with its own noise."""
+    method = make("noprop", steps=4).eval()
+    x, _ = batch(5)
+    bars = noise_schedule(4, 0.008, 0.999)
+    for readout in ("mean", "sampled"):
+        rng = Generator().manual_seed(3)
+        with torch.no_grad():
+            found = method.logits(x, readout, Generator().manual_seed(3))
+            noisy = float(readout == "sampled")
+            z = noisy * torch.randn(5, 5, generator=rng)
+            for t in range(1, 5):
+                estimate = method.denoisers[t - 1](z, x).softmax(1)
+                alpha = bars[t - 1] / bars[t]
+                rest = 1 - bars[t - 1]
+                mean = math.sqrt(bars[t]) * (1 - alpha) / rest * estimate
+                mean = mean + math.sqrt(alpha) * (1 - bars[t]) / rest * z
+                spread = math.sqrt((1 - bars[t]) * (1 - alpha) / rest)
+                z = mean + noisy * spread * torch.randn(5, 5, generator=rng)
+            expected = method.classifier(z)
+        assert torch.allclose(found, expected, atol=1e-5), readout
+
+
 def test_loss_weights_are_positive() -> None:
     """A schedule that runs backwards maximises the loss of nearly every block."""
     method = make("noprop")

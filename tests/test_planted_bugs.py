@@ -1,0 +1,132 @@
+"""Bugs that public re-implementations have, planted here: a named test must catch each one.
+
+Each bug is one replacement in a copy of `methods/`; the named test is run on that copy and has to
+fail. A replacement that no longer applies fails here, so that no bug goes stale unnoticed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# what is wrong -> (file, text, its replacement, the test that must notice)
+BUGS = {
+    "a missing detach between blocks": (
+        "mono_forward.py",
+        "x = h.detach()",
+        "x = h",
+        "tests/test_locality.py::test_the_audit_tells_the_families_apart[mono-forward-expected4]",
+    ),
+    "SNR differences of the wrong sign: the loss of every block is maximised": (
+        "noprop_dt.py",
+        "(snr[1] - snr[0])",
+        "(snr[0] - snr[1])",
+        "tests/methods/test_noprop.py::test_loss_weights_are_positive",
+    ),
+    "the noise schedule is off by one step": (
+        "denoising.py",
+        "((steps - t) / steps + offset)",
+        "((steps - t + 1) / steps + offset)",
+        "tests/methods/test_noprop.py::test_schedule_against_the_formula",
+    ),
+    "the sampler drops z of the step before": (
+        "noprop_dt.py",
+        "self.embedding.mix(block(z, x).softmax(dim=1)) + b * z",
+        "self.embedding.mix(block(z, x).softmax(dim=1))",
+        "tests/methods/test_noprop.py::test_prediction_is_the_sampler_step_by_step",
+    ),
+    "the schedule is cumulated the wrong way round": (
+        "denoising.py",
+        "(1 - now) * (1 - alpha) / (1 - before)",
+        "(1 - before) * (1 - alpha) / (1 - now)",
+        "tests/methods/test_noprop.py::test_step_is_gaussian_conditioning[1]",
+    ),
+    "prototypes are not normalised": (
+        "hff.py",
+        "F.normalize(self.prototypes, dim=2)",
+        "self.prototypes",
+        "tests/methods/test_hff.py::test_hff_scores_are_cosines_against_numpy",
+    ),
+    "true labels among the negatives": (
+        "goodness.py",
+        "scores.softmax(1).scatter(1, y[:, None], 0.0)",
+        "scores.softmax(1)",
+        "tests/methods/test_ff.py::test_ff_wrong_labels_are_wrong_and_follow_the_readout",
+    ),
+    "peer normalisation is gated by the ReLU": (
+        "goodness.py",
+        "(pull * a).flatten(1)",
+        "(pull * h).flatten(1)",
+        "tests/methods/test_ff.py::test_ff_peer_normalisation_revives_dead_units",
+    ),
+    "a threshold of the wrong scale": (
+        "goodness.py",
+        "n = positive[0].numel()",
+        "n = 2",
+        "tests/methods/test_ff.py::test_ff_update_is_the_released_rule",
+    ),
+    "batch norm of finished blocks keeps moving": (
+        "layerwise.py",
+        "x = block.eval()(x)",
+        "x = block.train()(x)",
+        "tests/methods/test_layerwise.py::test_only_the_block_of_the_phase_moves",
+    ),
+    "similarity of feature maps by their mean": (
+        "greedy.py",
+        "z.flatten(2).std(dim=2)",
+        "z.flatten(2).mean(dim=2)",
+        "tests/methods/test_greedy.py::test_similarity_of_maps_uses_the_spread_over_space",
+    ),
+    "DFA's error with the wrong sign": (
+        "direct_feedback_alignment.py",
+        "(error @ b).view_as(h)",
+        "(-error @ b).view_as(h)",
+        "tests/methods/test_feedback_alignment.py::test_dfa_gradient_by_hand",
+    ),
+    "feedback alignment that returns errors through the weights": (
+        "feedback_alignment.py",
+        "ctx.save_for_backward(x, back)\n        return F.linear",
+        "ctx.save_for_backward(x, weight)\n        return F.linear",
+        "tests/methods/test_feedback_alignment.py::test_fa_gradient_by_hand",
+    ),
+    "a prediction that remembers the labels of the last training batch": (
+        "mono_forward.py",
+        "        self.optimizer.step()\n",
+        "        self.optimizer.step()\n        self.seen = F.one_hot(y, self.task.n_classes)\n",
+        "tests/test_contract.py::test_contract[mono-forward-mlp-3x1000-no_label_at_prediction]",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_planted_bug_is_caught(bug: str, tmp_path: Path) -> None:
+    file, text, replacement, test = BUGS[bug]
+    for part in ("suites", "results", "reports", "slurm", "tests", "pyproject.toml"):
+        (tmp_path / part).symlink_to(ROOT / part)
+    shutil.copytree(ROOT / "methods", tmp_path / "methods")
+    broken = tmp_path / "methods" / file
+    source = broken.read_text()
+    assert text in source, f"{file} no longer holds {text!r}: plant this bug anew"
+    source = source.replace(text, replacement)
+    if "self.seen" in replacement:
+        source = source.replace(
+            "        if readout == \"last\":\n",
+            "        if hasattr(self, 'seen') and len(self.seen) == len(x):\n"
+            "            return self.seen.float()\n        if readout == \"last\":\n",
+        )  # fmt: skip
+    broken.write_text(source)
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", test],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 1, f"{test} did not fail:\n{run.stdout[-2000:]}{run.stderr[-1000:]}"
