@@ -93,6 +93,13 @@ class ClassEmbedding(nn.Module):
         return torch.stack([(z - w).square().sum(dim=1) for w in self.weight], dim=1)
 
 
+@torch.no_grad()
+def align(classifier: nn.Linear, embedding: ClassEmbedding) -> None:
+    """Gives a classifier of z the class embeddings, at length 1, as its weights."""
+    classifier.weight.copy_(F.normalize(embedding.weight))
+    classifier.bias.zero_()
+
+
 def most_central(points: Tensor, rows: int = 1024) -> Tensor:
     """Index of the point with the smallest median distance to the others, of (N, d)."""
     n = len(points)

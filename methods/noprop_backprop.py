@@ -17,7 +17,14 @@ from torch import Generator, Tensor, nn
 
 from methods.base import Method, Task, Traits, adamw, trainable
 from methods.blocks import Blocks, BlockStyle
-from methods.denoising import ClassEmbedding, DiscreteBlock, Embedding, discrete_blocks, gaussian
+from methods.denoising import (
+    ClassEmbedding,
+    DiscreteBlock,
+    Embedding,
+    align,
+    discrete_blocks,
+    gaussian,
+)
 from methods.registry import register
 
 
@@ -63,7 +70,7 @@ class NoPropBackprop(Method):
         )
         self.mixing = nn.Parameter(torch.full((config.steps,), config.mixing))
         self.classifier = nn.Linear(self.embedding.size, task.n_classes)
-        self._align()
+        align(self.classifier, self.embedding)
         self.optimizer = adamw(trainable(self), config.lr, config.weight_decay)
 
     @classmethod
@@ -78,12 +85,7 @@ class NoPropBackprop(Method):
 
     def start(self, x: Tensor, y: Tensor) -> None:
         self.embedding.start(x, y)
-        self._align()
-
-    @torch.no_grad()
-    def _align(self) -> None:
-        self.classifier.weight.copy_(F.normalize(self.embedding.weight))
-        self.classifier.bias.zero_()
+        align(self.classifier, self.embedding)
 
     def _scores(self, z: Tensor, x: Tensor) -> Tensor:
         for block, w in zip(self.denoisers, self.mixing.tanh(), strict=True):
