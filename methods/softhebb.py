@@ -106,7 +106,7 @@ class SoftHebb(Method):
             nn.init.normal_(layer.weight, std=config.radius / math.sqrt(layer.weight[0].numel()))
             block.activation = Triangle(config.power)
         blocks.requires_grad_(False)
-        self.norms = nn.ModuleList(_standardise(block.in_shape) for block in blocks)
+        self.norms = nn.ModuleList(_standardise(block) for block in blocks)
         for norm in list(self.norms)[1:]:
             # a guess until its block's turn comes, so that scores are in range from the start
             cast(Tensor, norm.running_var).fill_(config.radius ** (2 * config.power))
@@ -195,10 +195,13 @@ def _layer(block: Block) -> nn.Linear | nn.Conv2d:
     return cast("nn.Linear | nn.Conv2d", block.weights)
 
 
-def _standardise(shape: tuple[int, ...]) -> nn.BatchNorm1d | nn.BatchNorm2d:
-    kind = nn.BatchNorm2d if len(shape) == 3 else nn.BatchNorm1d
-    # momentum None is a plain average: what enters a block does not change while it learns
-    return kind(shape[0], affine=False, momentum=None)
+def _standardise(block: Block) -> nn.BatchNorm1d | nn.BatchNorm2d:
+    """For what the weights see; momentum None is a plain average: it stays what it is."""
+    channels = block.in_shape[0]
+    if block.pooling == "space_to_depth":
+        channels *= block.pool**2
+    kind = nn.BatchNorm2d if len(block.in_shape) == 3 else nn.BatchNorm1d
+    return kind(channels, affine=False, momentum=None)
 
 
 def _distance(weights: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ def refused(
         (["table1", "--epochs", "-3"], ["--epochs", "at least 1", "-3"]),
         (["table1", "--seeds", "0"], ["--seeds", "at least 1"]),
         (["table1", "--seeds", "-1"], ["--seeds", "at least 1", "-1"]),
-        (["table1", "--seeds", "1000000"], ["16000000 cells", "at most 100000"]),
+        (["table1", "--seeds", "1000000"], ["20000000 cells", "at most 100000"]),
         (["table1", "--seeds", "many"], ["--seeds", "many"]),
         (["table1", "--workers", "0"], ["--workers", "at least 1"]),
         (["table1", "--frobnicate"], ["--frobnicate"]),

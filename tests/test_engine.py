@@ -77,7 +77,7 @@ def test_a_cell_leased_by_another_process_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("every", [7, 20], ids=["in mid-epoch", "at the last step of an epoch"])
-@pytest.mark.parametrize("method", ["backprop", "ff", "greedy", "noprop"])
+@pytest.mark.parametrize("method", ["backprop", "ff", "greedy", "noprop", "layerwise"])
 def test_stopping_and_resuming_changes_no_bit(method: str, every: int, tmp_path: Path) -> None:
     """Stopped again and again after some steps; 20 steps make one epoch, two epochs the run."""
     change = {"protocol": {"augmentation": "crop2"}}
@@ -100,6 +100,51 @@ def test_stopping_and_resuming_changes_no_bit(method: str, every: int, tmp_path:
     record = record_of(work)
     assert sessions == record["sessions"] == {7: 6, 20: 3}[every]
     assert results(record) == results(record_of(whole))
+
+
+@pytest.mark.parametrize("method", ["layerwise", "softhebb", "cafo"])
+def test_what_is_frozen_is_computed_once(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cached prefix must train the same network, and be the prefix of a resumed run as well."""
+    kept = job(tmp_path / "kept", method)
+    engine.run(kept)
+    monkeypatch.setattr(engine, "FROZEN_BYTES", 0)
+    anew = job(tmp_path / "anew", method)
+    engine.run(anew)
+    one, other = record_of(kept), record_of(anew)
+    assert one["status"] == other["status"] == "ok"
+    assert one["curves"]["train_loss"] == pytest.approx(other["curves"]["train_loss"], rel=1e-3)
+
+
+def test_stopping_with_a_frozen_prefix_changes_no_bit(tmp_path: Path) -> None:
+    whole, work = job(tmp_path / "whole", "layerwise"), job(tmp_path / "parts", "layerwise")
+    engine.run(whole)
+    steps: list[int] = []
+    engine.run(
+        work,
+        stop=lambda: bool(steps) and steps[-1] == 27,  # in the second half of the phases
+        watch=lambda progress: steps.extend([progress["step"]] if progress else []),
+    )
+    assert engine.run(work).status == "ok"
+    assert results(record_of(work)) == results(record_of(whole))
+
+
+def test_images_are_shown_once_ahead_of_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`start` must see all training images, and not a second time after a stop."""
+    seen: list[int] = []
+
+    def start(self: Any, x: Tensor, y: Tensor) -> None:
+        seen.append(len(y))
+        assert x.shape[1:] == (1, 8, 8) and abs(float(x.mean())) < 0.01
+
+    monkeypatch.setattr(METHODS["backprop"], "start", start)
+    work = job(tmp_path, "backprop")
+    engine.run(work, lambda: True)
+    engine.run(work)
+    assert seen == [1294]
 
 
 def test_stopping_while_images_are_evaluated_changes_no_bit(
