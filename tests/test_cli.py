@@ -111,7 +111,7 @@ def test_list_and_dry_run_do_nothing(capsys: pytest.CaptureFixture[str], tmp_pat
         assert word in out
     assert run.main(["table1", "--dry-run", "--results-dir", str(tmp_path / "r")]) == 0
     out = capsys.readouterr().out
-    assert "45 cells, 45 to train; nothing was run" in out
+    assert "57 cells, 57 to train; nothing was run" in out
     assert "cannot     ff on digits/cnn-small" in out
     assert not (tmp_path / "r").exists()
 
