@@ -62,7 +62,8 @@ def build_table(
             place = (row.id, column.id)
             found = sorted(runs.get(place, []), key=lambda run: run.seed)
             if found:
-                cell = _cell(row, column, tuple(found))
+                counted = plan["headline"]["split"] == "audit"
+                cell = _cell(row, column, tuple(found), counted)
             elif place in unsupported:
                 cell = Cell(row.id, column.id, "unsupported", reason=unsupported[place])
             else:
@@ -147,7 +148,7 @@ def _headline(record: Record, headline: Mapping[str, Any], readout: str) -> floa
     return None if value is None else float(value)
 
 
-def _cell(row: Row, column: Column, runs: tuple[Run, ...]) -> Cell:
+def _cell(row: Row, column: Column, runs: tuple[Run, ...], counted: bool) -> Cell:
     ok = [run for run in runs if run.status == "ok"]
     statuses = {run.status for run in runs}
     if len(ok) == len(runs):
@@ -165,7 +166,7 @@ def _cell(row: Row, column: Column, runs: tuple[Run, ...]) -> Cell:
         column.id,
         state,
         runs,
-        estimate([run.value for run in ok if run.value is not None]),
+        estimate([run.value for run in ok if run.value is not None], counted),
         why_incomplete(runs),
         readouts=_readouts(ok),
         cost=_cost(ok),
@@ -233,6 +234,8 @@ def _claims(
 
 def _marked(column: list[Cell], headline: Mapping[str, Any]) -> dict[tuple[str, str], Cell]:
     """Marks the best complete cells of a column, and those that cannot be told from the best."""
+    if headline["split"] == "audit":  # a description, not a contest
+        return {}
     complete = {c.row: c for c in column if c.state == "ok" and c.estimate is not None}
     if len(complete) < 2:  # being the only one is no distinction
         return {}

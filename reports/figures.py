@@ -88,7 +88,7 @@ def swatches(table: Table) -> list[tuple[str, str]]:
 
 
 def write_files(table: Table, folder: Path) -> list[Path]:
-    """Writes accuracy and curves as .pdf and .png sheets; returns their paths.
+    """Writes accuracy and curves, or the audit's memory, as .pdf and .png sheets.
 
     Raises:
         OSError: the folder cannot be written to.
@@ -98,6 +98,8 @@ def write_files(table: Table, folder: Path) -> list[Path]:
         ("accuracy", draw_accuracy, 0.75 + 0.24 * len(table.rows)),
         ("curves", draw_curves, 2.7),
     ]
+    if table.plan["headline"]["split"] == "audit":
+        sheets = [("memory", draw_memory, 2.9)]
     with _style():
         for name, draw, height in sheets:
             figure = _sheet(table, draw, height)

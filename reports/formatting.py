@@ -13,7 +13,9 @@ THIN = "\u202f"  # narrow no-break space between groups of three digits
 
 
 def decimals(value: Estimate) -> int:
-    """One decimal; two when the interval is too narrow to be seen in one."""
+    """One decimal; two when the interval is too narrow to be seen in one; none for counts."""
+    if value.counted and all(v == int(v) for v in value.values):
+        return 0
     if value.half_width is not None and value.half_width < 0.1:
         return 2
     return 0 if abs(value.mean) >= 1000 else 1

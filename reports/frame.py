@@ -50,8 +50,9 @@ def to_frame(table: Table) -> DataFrame:
                 if run.record:
                     line["epochs_run"] = len(run.record["curves"].get("epoch", ()))
                     line["git_commit"] = run.record["environment"].get("git_commit")
-                    for group in ("metrics", "timings", "memory", "cost"):
-                        line.update(_flat(run.record[group], "" if group == "metrics" else group))
+                    for group in ("metrics", "timings", "memory", "cost", "audit"):
+                        values = run.record.get(group) or {}
+                        line.update(_flat(values, "" if group == "metrics" else group))
     first = [
         "suite", "row", "method", "column", "dataset", "architecture", "seed", "status", "reason",
         "stale", "key", "headline",
@@ -70,6 +71,6 @@ def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
         path = f"{prefix}.{name}" if prefix else str(name)
         if isinstance(value, Mapping):
             flat.update(_flat(value, path))
-        else:
+        elif not isinstance(value, list):
             flat[path] = value
     return flat

@@ -38,6 +38,7 @@ _STATES = {"unsupported": "not supported", "oom": "out of memory"}
 
 def render(table: Table) -> str:
     """The whole page as text."""
+    audited = table.plan["headline"]["split"] == "audit"  # a page about the audit alone
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -79,7 +80,8 @@ def render(table: Table) -> str:
         ],
         protocol=_protocol(table.columns),
         environments=environments.grouped(table),
-        accuracy=_drawn(figures.accuracy_panels(table)),
+        audited=audited,
+        accuracy=[] if audited else _drawn(figures.accuracy_panels(table)),
         curves=_drawn(figures.curve_panels(table)),
         swatches=[(label, Markup(svg)) for label, svg in figures.swatches(table)],
     )
@@ -199,7 +201,7 @@ def _audited(
     if isinstance(value, bool):
         return float(value), "yes" if value else "no"
     if name != "memory_slope_bytes":
-        return value, number(value)
+        return value, count(value) if value == int(value) else number(value)
     text = number(value / 2**10)
     if control.get(name):
         text += f" (× {value / control[name]:.2f})"

@@ -21,6 +21,7 @@ class Estimate:
     mean: float
     std: float | None  # sample standard deviation, None for a single value
     half_width: float | None  # of the 95 % Student-t interval, None below three values
+    counted: bool = False  # whole numbers of something, written without decimals
 
     @property
     def n(self) -> int:
@@ -32,7 +33,7 @@ class Estimate:
         return max(self.values) - min(self.values)
 
 
-def estimate(values: Sequence[float]) -> Estimate | None:
+def estimate(values: Sequence[float], counted: bool = False) -> Estimate | None:
     """Summary of the values of several seeds; None when there is none."""
     if not values:
         return None
@@ -44,7 +45,7 @@ def estimate(values: Sequence[float]) -> Estimate | None:
         if n >= MIN_SEEDS_FOR_INTERVAL:
             quantile = float(stdtrit(n - 1, 0.5 + CONFIDENCE / 2))
             half_width = quantile * std / math.sqrt(n)
-    return Estimate(tuple(values), mean, std, half_width)
+    return Estimate(tuple(values), mean, std, half_width, counted)
 
 
 def paired_p_value(a: Sequence[float], b: Sequence[float]) -> float:

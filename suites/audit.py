@@ -21,7 +21,7 @@ QUICK = Profile(
 
 SUITE = Suite(
     name="audit",
-    title="Locality audit: layers in the longest chain that a loss is differentiated through",
+    title="Locality audit",
     methods=TABLE1.methods,
     kind="audit",
     headline={"split": "audit", "metric": "chain_longest"},

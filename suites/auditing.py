@@ -21,7 +21,7 @@ from suites.cell import Cell
 from suites.cost import count_passes
 from suites.datasets import Data
 
-WIDTH = 1 / 8  # factor on all widths of the architecture
+WIDTHS = (1 / 8, 1 / 4, 1 / 2, 1.0)  # factor on all widths: the smallest that the rule accepts
 BATCH = 32
 TRAINED = 5  # steps in each phase ahead of the one that is looked at
 DEPTHS = (4, 8, 16, 32)
@@ -48,7 +48,9 @@ def measure(cell: Cell, data: Data) -> dict[str, Any]:
         memory_slope_bytes: bytes per added block, by least squares.
     """
     subject = subject_of(cell, data)
-    method = subject.make()
+    method = subject.rehearse(subject.phases()[-1], TRAINED + 1)
+    if not all(bool(p.isfinite().all()) for p in method.parameters()):
+        raise ValueError("the weights are not finite after a few steps: nothing can be compared")
     chains = locality.chains(subject, TRAINED)
     found: dict[str, Any] = {
         "chain_longest": chains.longest,
@@ -72,10 +74,14 @@ def subject_of(cell: Cell, data: Data) -> locality.Subject:
     """The cell's method on narrow blocks, fed with the cell's data."""
     cls, config = cell.method_class(), cell.method_config()
     images, labels = data.train
+    build, style = ARCHITECTURES[cell.architecture].blocks, cls.style(config)
+    accepted = [w for w in WIDTHS if not cls.refuse(build(data.task, style, w), data.task, config)]
+    if not accepted:
+        raise ValueError("the method refuses this architecture on this data")
 
     def make() -> Method:
         torch.manual_seed(cell.seed)
-        blocks = ARCHITECTURES[cell.architecture].blocks(data.task, cls.style(config), WIDTH)
+        blocks = build(data.task, style, accepted[0])
         method = cls(blocks, data.task, config, Generator().manual_seed(cell.seed)).train()
         method.start(datasets.prepare(images[:1000], data.task), labels[:1000])
         return method
@@ -128,11 +134,8 @@ def memory_by_depth(cell: Cell) -> dict[int, int]:
     The stack is dense or convolutional as the cell's architecture is; residual units have none.
     """
     cls, config = cell.method_class(), cell.method_config()
-    kinds = (
-        ARCHITECTURES[cell.architecture]
-        .blocks(datasets.bare_task(cell.dataset), cls.style(config), WIDTH)
-        .kinds
-    )
+    with torch.device("meta"):
+        kinds = ARCHITECTURES[cell.architecture].blocks(datasets.bare_task(cell.dataset)).kinds
     if "residual" in kinds:
         return {}
     conv = "conv" in kinds

@@ -291,7 +291,8 @@ def follows_gradient(subject: Subject, trained: int) -> bool:
             method = subject.make()
             method.load_state_dict(copy.deepcopy(state))
             losses.append(_loss_at(method, half, sign * size, x, y))
-        if abs((losses[0] - losses[1]) / (2 * size * squared) - 1) > 0.1:
+        rise = (losses[0] - losses[1]) / (2 * size)
+        if not 0.9 < rise / squared < 1.1:
             return False
     return True
 

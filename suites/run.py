@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table as TextTable
 
 from methods import METHODS, PluginError
+from reports.caption import metric_text
 from reports.formatting import estimate_text
 from reports.table import Table
 from results.record import FINAL
@@ -388,7 +389,7 @@ def report(args: argparse.Namespace, request: Request, store: Store, console: Co
 
 def show_table(table: Table, console: Console) -> None:
     """Prints the table's means and intervals."""
-    text = TextTable(title=f"{table.plan['title']}, in percent", title_justify="left")
+    text = TextTable(title=f"{table.plan['title']}: {metric_text(table)}", title_justify="left")
     text.add_column("")
     for column in table.columns:
         text.add_column(f"{column.dataset} {column.architecture}")

@@ -241,3 +241,19 @@ def test_the_audit_of_a_cell_holds_every_measure() -> None:
     assert found["chain_longest"] == 2 and found["label_free"] and not found["crosses_units"]
     assert found["memory_depths"] == list(auditing.DEPTHS)
     assert found["passes_per_prediction"] == 1
+
+
+def test_a_network_too_narrow_for_a_rule_is_widened() -> None:
+    """CwComp needs a channel for each of 10 classes; below that it would divide by nothing."""
+    cell = audit_cell("cwcomp", {}, "cnn-small")
+    found = auditing.measure(cell, datasets.load("synthetic", None, 0.1))
+    assert found["label_free"] and not found["depends_on_later"] and not found["true_gradient"]
+
+
+def test_numbers_that_are_not_finite_are_no_finding() -> None:
+    """Not equal to itself, a NaN would accuse every rule, and slip through every tolerance."""
+
+    def broken(m: Bench, x: Tensor, y: Tensor) -> list[Tensor]:
+        return [loss * float("nan") for loss in local_losses(m, x, y)]
+
+    assert not locality.follows_gradient(subject(broken), 1)
