@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 
 from reports.formatting import plural
+from reports.statistics import Estimate
 from reports.table import Cell, Claim, Column, Published, Row
 
 VERDICTS = ("reached", "not reached", "protocol unknown", "not run")
@@ -31,34 +32,41 @@ def claim_of(
     Args:
         column, cell: the place in the table of the same network; None where the table has none.
     """
-    verdict, why = _verdict(number, column, cell)
-    difference = None
-    if cell is not None and cell.estimate is not None:
-        difference = cell.estimate.mean - number.accuracy_pct
+    ours = None if cell is None else _ours(number, cell)
+    verdict, why = _verdict(number, column, cell, ours)
+    difference = None if ours is None else ours.mean - number.accuracy_pct
     return Claim(
         number.accuracy_pct, number.std, number.epochs, number.source, difference,
-        row=row.id, dataset=dataset, column=column.id if column else None,
+        row=row.id, dataset=dataset, column=column.id if column else None, readout=number.readout,
         network=number.network, note=number.note, verdict=verdict, why=why,
     )  # fmt: skip
 
 
-def _verdict(number: Published, column: Column | None, cell: Cell | None) -> tuple[str, str]:
+def _ours(number: Published, cell: Cell) -> Estimate | None:
+    """Our result by the readout that the claim is about."""
+    if not number.readout:
+        return cell.estimate
+    return cell.readouts.get("test", {}).get(number.readout)
+
+
+def _verdict(
+    number: Published, column: Column | None, cell: Cell | None, ours: Estimate | None
+) -> tuple[str, str]:
     if not number.architecture:
         return "protocol unknown", "its network is not one of ours, or not stated"
     if column is None or cell is None:
         return "not run", f"{number.architecture} is not in this table"
-    if cell.estimate is None:
+    if ours is None:
         return "not run", cell.reason or cell.state
-    allowed = tolerance(number, cell)
-    reached = cell.estimate.mean - number.accuracy_pct >= -allowed
+    allowed = tolerance(number, ours, test_images(cell))
+    reached = ours.mean - number.accuracy_pct >= -allowed
     budget = re.match(r"\d+", number.epochs)
     if budget is None:
         return "protocol unknown", "epochs not stated"
-    margin = f"allowed difference {allowed:.2f}"
-    ours = epochs_run(cell, column)
-    if not reached and ours < int(budget[0]):
-        return "not run", f"{plural(ours, 'epoch')} here, {number.epochs} published"
-    return ("reached" if reached else "not reached"), margin
+    epochs = epochs_run(cell, column)
+    if not reached and epochs < int(budget[0]):
+        return "not run", f"{plural(epochs, 'epoch')} here, {number.epochs} published"
+    return ("reached" if reached else "not reached"), f"allowed difference {allowed:.2f}"
 
 
 def epochs_run(cell: Cell, column: Column) -> int:
@@ -71,17 +79,15 @@ def epochs_run(cell: Cell, column: Column) -> int:
     return min(known, default=int(column.protocol.get("epochs") or 0))
 
 
-def tolerance(number: Published, cell: Cell) -> float:
+def tolerance(number: Published, ours: Estimate, n_test: int) -> float:
     """Twice the standard deviation of ours minus published, in percentage points."""
-    assert cell.estimate is not None
-    n = cell.estimate.n
-    if n >= 3 and cell.estimate.std is not None:
-        ours = cell.estimate.std
+    if ours.n >= 3 and ours.std is not None:
+        spread = ours.std
     else:
-        share = min(max(cell.estimate.mean / 100, 0.0), 1.0)
-        ours = 100 * math.sqrt(share * (1 - share) / test_images(cell))
-    published = ours if number.std is None else number.std
-    return 2 * math.sqrt(ours**2 / n + published**2)
+        share = min(max(ours.mean / 100, 0.0), 1.0)
+        spread = 100 * math.sqrt(share * (1 - share) / n_test)
+    published = spread if number.std is None else number.std
+    return 2 * math.sqrt(spread**2 / ours.n + published**2)
 
 
 def test_images(cell: Cell) -> int:

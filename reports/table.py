@@ -27,6 +27,8 @@ class Published(Protocol):
     @property
     def architecture(self) -> str: ...
     @property
+    def readout(self) -> str: ...
+    @property
     def network(self) -> str: ...
     @property
     def note(self) -> str: ...
@@ -47,6 +49,7 @@ class Claim:
     row: str
     dataset: str
     column: str | None  # of the same network; None where the table has none
+    readout: str  # "" for the headline
     network: str  # in the words of the source
     note: str
     verdict: str  # one of claims.VERDICTS

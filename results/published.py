@@ -26,6 +26,7 @@ class Published:
         method: name of the method where it was published.
         dataset: dataset name here, or the published one in lower case.
         architecture: name of the same network here, or empty.
+        readout: which of the row's readouts the claim is about; empty for the headline.
         network: the network in the words of the source.
         std: spread as published; the note says so where it is not a standard deviation.
         epochs: training budget in the words of the source, empty when it is not stated.
@@ -35,6 +36,7 @@ class Published:
     method: str
     dataset: str
     architecture: str
+    readout: str
     network: str
     accuracy_pct: float
     std: float | None
@@ -65,6 +67,7 @@ def _parse(line: dict[str, str], number: int) -> Published:
             method=line["method"],
             dataset=line["dataset"],
             architecture=line["architecture"],
+            readout=line["readout"],
             network=line["network"],
             accuracy_pct=float(line["accuracy_pct"]),
             std=float(line["std"]) if line["std"] else None,

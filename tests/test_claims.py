@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -22,6 +22,7 @@ class Number:
     epochs: str = "60"
     source: str = "Table 1"
     architecture: str = "mlp"
+    readout: str = ""
     network: str = "a network"
     note: str = ""
 
@@ -60,6 +61,14 @@ def verdict(number: Any, found: Cell | None, column: Column | None = COLUMN) -> 
 )
 def test_verdicts(number: Number, found: Cell, expected: str) -> None:
     assert verdict(number, found) == expected
+
+
+def test_a_claim_is_held_against_the_readout_that_it_is_about() -> None:
+    """A one-pass softmax readout and C passes of goodness are two numbers of one network."""
+    both = replace(cell(97.0), readouts={"test": {"softmax": estimate([98.0])}})
+    assert verdict(Number(), both) == "not reached"
+    assert verdict(Number(readout="softmax"), both) == "reached"
+    assert verdict(Number(readout="another"), both) == "not run"
 
 
 def test_a_claim_without_a_cell_is_not_run() -> None:

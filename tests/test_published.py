@@ -44,7 +44,7 @@ def test_no_claim_stands_twice() -> None:
     ("row", "dataset", "architecture", "accuracy_pct", "std"),
     [
         ("ff", "mnist", "mlp-4x2000", 98.64, None),  # 1.36 % error, arXiv 2212.13345
-        ("ff", "mnist", "mlp-3x1000", 98.55, None),  # 1.45 % error, loeweX/Forward-Forward
+        ("ff-uniform", "mnist", "mlp-3x1000", 98.55, None),  # 1.45 % error, loeweX/Forward-Forward
         ("greedy-predsim", "cifar10", "vgg8b", 94.42, None),  # 5.58 % error, arXiv 1901.06656
         ("greedy-sim", "cifar100", "vgg8b", 67.36, None),  # 32.64 % error, the same
         ("backprop", "fashion-mnist", "vgg8b", 95.47, None),  # 4.53 % error, the same
@@ -75,7 +75,7 @@ def test_other_training_data_or_augmentation_is_not_compared() -> None:
 def test_a_broken_line_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = module.FILE.read_text().splitlines()[:2]
     broken = tmp_path / "accuracy.csv"
-    broken.write_text("\n".join([*text, "ff,FF,mnist,,MLP,about 98,,,somewhere,"]))
+    broken.write_text("\n".join([*text, "ff,FF,mnist,,,MLP,about 98,,,somewhere,"]))
     monkeypatch.setattr(module, "FILE", broken)
     with pytest.raises(ValueError, match=r"accuracy\.csv, line 3: .*about 98"):
         load.__wrapped__()

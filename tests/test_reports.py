@@ -45,6 +45,7 @@ class Number:
     epochs: str
     source: str
     architecture: str = "mlp-2x500"
+    readout: str = ""
     network: str = "2x500"
     note: str = ""
 
