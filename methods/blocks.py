@@ -150,35 +150,45 @@ def rms_norm(x: Tensor, eps: float = 1e-8) -> Tensor:
 def pool_until(h: Tensor, max_features: int) -> Tensor:
     """Average-pools feature maps until one sample has at most `max_features` values.
 
-    The kernel doubles from 1, as the local classifiers of Nøkland & Eidnes (arXiv 1901.06656,
-    released code) do. Anything that is not a feature map is returned as it is.
+    Height and width of the kernel double in turns, as those of the local classifiers of Nøkland &
+    Eidnes (arXiv 1901.06656, released code) do. Windows over the edge average what they cover, so
+    that no pixel is lost. Anything that is not a feature map is returned as it is.
 
     Args:
         h: (B, C, H, W) or (B, D).
     Returns:
-        (B, C, h, w) with C·h·w <= max_features where H, W allow it, else (B, C, 1, 1).
+        (B, C, h, w) with C·h·w <= max_features where C allows it, else (B, C, 1, 1).
     """
     if h.dim() != 4:
         return h
     kernel = pool_kernel(tuple(h.shape[1:]), max_features)
-    return F.avg_pool2d(h, kernel) if kernel > 1 else h
+    if kernel == (1, 1):
+        return h
+    return F.avg_pool2d(h, kernel, ceil_mode=True, count_include_pad=False)
 
 
-def pool_kernel(shape: tuple[int, ...], max_features: int) -> int:
-    """The kernel that `pool_until` uses for one sample of this shape, (C, H, W)."""
+def pool_kernel(shape: tuple[int, ...], max_features: int) -> tuple[int, int]:
+    """Height and width of the kernel of `pool_until` for one sample of this shape, (C, H, W)."""
     c, h, w = shape
-    kernel = 1
-    while c * (h // kernel) * (w // kernel) > max_features and min(h, w) // (2 * kernel) >= 1:
-        kernel *= 2
-    return kernel
+    high = wide = 1
+
+    def size() -> int:
+        return c * math.ceil(h / high) * math.ceil(w / wide)
+
+    while size() > max_features and (high < h or wide < w):
+        if high <= wide:
+            high *= 2
+        else:
+            wide *= 2
+    return high, wide
 
 
 def pooled_shape(shape: tuple[int, ...], max_features: int) -> tuple[int, ...]:
     """Shape of one sample after `pool_until`."""
     if len(shape) != 3:
         return shape
-    kernel = pool_kernel(shape, max_features)
-    return (shape[0], shape[1] // kernel, shape[2] // kernel)
+    high, wide = pool_kernel(shape, max_features)
+    return (shape[0], math.ceil(shape[1] / high), math.ceil(shape[2] / wide))
 
 
 def pool_to(shape: tuple[int, ...], side: int) -> tuple[nn.AvgPool2d, tuple[int, ...]]:

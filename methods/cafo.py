@@ -52,7 +52,7 @@ class CaFo(Method):
 
     name = "cafo"
     label = "CaFo (random blocks)"
-    version = 1
+    version = 2
     source = "arXiv 2303.09728"
     traits = Traits(local_updates=True, readouts=("sum", "last"))
     Config = CaFoConfig

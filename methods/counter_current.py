@@ -2,8 +2,9 @@
 
     forward    h_l = block_l(sg[h_{l-1}]),            h_0 = x
     feedback   g_l = up(ELU(V_l sg[g_{l+1}])),        g_{L+1} = onehot(class)
-    S_ij       = ⟨ĥ_l(x_i), ĝ_l(y_j)⟩                 ^: divided by its norm; i, j run over a batch
-    L_l        = mean over pairs of ( S_ij − T_ij )²,  T = identity | [y_i = y_j]
+    S_ij       = ⟨ĥ_l(x_i), ĝ_l(j)⟩                   ^: divided by its norm; i runs over a batch
+    L_l        = mean of ( S_ij − T_ij )²,  j: labels of the batch, T = identity   (paper)
+                                            j: classes, T = onehot(y)              (released code)
     output     CE(W sg[h_L], y)
 
 sg is stop-gradient. L_l trains block l and the feedback layer V_l, which has the shapes of block
@@ -72,8 +73,9 @@ def alignment_loss(h: Tensor, g: Tensor, y: Tensor, target: str) -> Tensor:
         y: class indices, (B,). target: "identity" or "class".
     """
     cosines = F.normalize(h.flatten(1), dim=1) @ F.normalize(g.flatten(1), dim=1).T
-    wanted = torch.eye(len(y), device=h.device) if target == "identity" else y[:, None] == y
-    return F.mse_loss(cosines[:, y], wanted.to(h.dtype))
+    if target == "class":
+        return F.mse_loss(cosines, F.one_hot(y, len(g)).to(h.dtype))
+    return F.mse_loss(cosines[:, y], torch.eye(len(y), device=h.device, dtype=h.dtype))
 
 
 @register
@@ -83,6 +85,7 @@ class CounterCurrent(Method):
     Differs: Adam with a cosine schedule, where the released code has SGD at rate 1 and the gradient
         of each network clipped by its norm, which would couple the layers.
     Differs: ReLU in the forward network, as in all methods here, where the released code has ELU.
+    Differs: activities are normalised and layers have biases, where the released MLP has neither.
     Differs: no pair at the image itself (it would train a feedback layer that nothing reads), and
         no terms on the similarities within one network, as the released code has for convolutions.
     Differs: residual units meet a feedback layer of one convolution; the paper has none.

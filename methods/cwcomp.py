@@ -36,6 +36,8 @@ class CwComp(Method):
     """One group of channels per class; local cross-entropy on the groups' mean squares.
 
     Differs: groups of nearly equal size, where the paper takes widths that are multiples of C.
+    Differs: with 100 classes the paper groups classes; here every class has channels of its own,
+        one or two in narrow blocks.
     Differs: no group-separated convolutions (CFSE); every block is the architecture's own.
     Differs: batch norm stands ahead of the ReLU and of the goodness, as the architecture has it;
         the released code normalises behind the ReLU.

@@ -40,7 +40,7 @@ class DeepSupervision(Method):
 
     name = "deep-supervision"
     label = "Deep supervision (end to end)"
-    version = 1
+    version = 2
     source = "arXiv 1409.5185"
     traits = Traits(local_updates=False, readouts=("last", "sum"))
     Config = DeepSupervisionConfig

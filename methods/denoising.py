@@ -319,6 +319,19 @@ def positions(t: Tensor) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
+DEEPEST_WITHOUT_NORM = 5  # blocks; the paper's encoder has 4
+
+
+def too_deep_without_norm(blocks: Blocks) -> str | None:
+    """Why an architecture cannot be the encoder in continuous time, or None."""
+    if "residual" in blocks.kinds or len(blocks) <= DEEPEST_WITHOUT_NORM:
+        return None
+    return (
+        f"its network has no batch norm, and an encoder of {len(blocks)} layers without does not "
+        "start to learn"
+    )
+
+
 class JointLinear(nn.Linear):
     """A linear layer on a concatenation, as a sum with one term per part.
 

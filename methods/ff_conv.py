@@ -90,7 +90,7 @@ class ConvForwardForward(Method):
 
     name = "ff-conv"
     label = "Convolutional FF"
-    version = 1
+    version = 2
     source = "arXiv 2312.14924"
     traits = Traits(
         local_updates=True,

@@ -70,9 +70,8 @@ def wrong_labels(y: Tensor, scores: Tensor, negatives: Negatives, rng: Generator
     """
     if negatives == "uniform":
         scores = torch.zeros_like(scores)
-    p = scores.softmax(1).scatter(1, y[:, None], 0.0)
-    # the largest of p_c / Exp(1) is a draw from p; if all p_c underflow, any wrong class
-    p = p + 1e-12 * (1 - F.one_hot(y, p.shape[1]))
+    p = scores.scatter(1, y[:, None], -torch.inf).softmax(1)
+    # the largest of p_c / Exp(1) is a draw from p
     noise = torch.empty_like(p).exponential_(generator=rng)
     return (p / noise).argmax(1)
 

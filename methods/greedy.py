@@ -65,7 +65,7 @@ class Greedy(Method):
 
     name = "greedy"
     label = "Greedy local"
-    version = 1
+    version = 2
     source = "arXiv 1901.06656"
     traits = Traits(local_updates=True)
     Config = GreedyConfig

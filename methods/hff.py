@@ -54,7 +54,7 @@ class HFFConfig:
     aux_channels: int = 128  # output channels of AuxConv
     aux_positions: int = 16  # feature maps are pooled to at most this many positions
     lr: float = 1e-3
-    weight_decay: float = 1e-4
+    weight_decay: float = 0.0  # as the controls have it
 
 
 class PrototypeHead(nn.Module):
@@ -164,12 +164,15 @@ class HFF(Method):
     Differs: K, scale, margin, optimizer and schedule are ours; the paper's are unknown.
     Differs: the prototypes start as random directions; unknown in the paper.
     Differs: scores are read from activities, behind the non-linearity; unknown in the paper.
+    Differs: feature maps are pooled to 16 positions, not to one, and pass 128 channels of AuxConv;
+        convolutional blocks have the architecture's batch norm; all blocks are trained on every
+        mini-batch; the first block gets the image as it is: all unknown in the paper.
     Differs: activities are divided by their root mean square between blocks; unknown in the paper.
     """
 
     name = "hff"
     label = "HFF"
-    version = 1
+    version = 2
     source = "arXiv 2605.00082"
     traits = Traits(local_updates=True, readouts=("last", "sum", "sum_except_first"))
     Config = HFFConfig

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
@@ -38,12 +39,15 @@ class MonoForward(Method):
 
     Differs: blocks are trained together on each mini-batch, with a cosine schedule, where the
         re-evaluation trains one layer after the other with early stopping.
-    Differs: feature maps are average-pooled before M_l, so that M_l stays affordable.
+    Differs: feature maps are average-pooled before M_l, so that M_l stays affordable; M_l has a
+        bias; convolutional blocks have the architecture's batch norm.
+    Differs: one learning rate for all data, 1e-3, where the tuned re-evaluation has 1.6e-3 on
+        MNIST, 3.2e-4 on CIFAR-10 and 1.7e-4 on CIFAR-100.
     """
 
     name = "mono-forward"
     label = "Mono-Forward"
-    version = 1
+    version = 2
     source = "arXiv 2501.09238"
     traits = Traits(local_updates=True, readouts=("last", "sum"))
     Config = MonoForwardConfig
@@ -102,6 +106,8 @@ class PooledCosine(PooledLinear):
         super().__init__(block, n_classes, max_features)
         self.scale = scale
         self.linear.register_parameter("bias", None)  # an angle has none
+        with torch.no_grad():  # uniform directions of length 1, as HFF's prototypes start
+            self.linear.weight.copy_(F.normalize(torch.randn_like(self.linear.weight), dim=1))
 
     def forward(self, h: Tensor) -> Tensor:
         """Scores, (B, C), from activities, (B, *out_shape)."""
@@ -119,7 +125,7 @@ class CosineMonoForward(MonoForward):
 
     name = "mono-forward-cosine"
     label = "Mono-Forward (cosine)"
-    version = 1
+    version = 2
     source = "control of arXiv 2605.00082, after arXiv 2501.09238"
     Config = CosineMonoForwardConfig
 

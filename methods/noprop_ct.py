@@ -16,6 +16,7 @@ singularities. Every term trains all that it contains: the network, γ, W, the c
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,7 @@ from methods.denoising import (
     gaussian,
     posterior,
     prior_kl,
+    too_deep_without_norm,
 )
 from methods.registry import register
 
@@ -88,6 +90,10 @@ class NoPropCT(Method):
     @classmethod
     def style(cls, config: NoPropCTConfig) -> BlockStyle:
         return BlockStyle(norm="none")
+
+    @classmethod
+    def refuse(cls, blocks: Blocks, task: Task, config: Any) -> str | None:
+        return too_deep_without_norm(blocks)
 
     def start(self, x: Tensor, y: Tensor) -> None:
         self.embedding.start(x, y)

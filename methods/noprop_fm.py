@@ -14,6 +14,7 @@ The added term anchors a trained W, which would else shrink to one point; it tra
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,13 @@ from torch import Generator, Tensor, nn
 
 from methods.base import Method, Task, Traits, trainable
 from methods.blocks import Blocks, BlockStyle
-from methods.denoising import ClassEmbedding, ContinuousNet, Embedding, gaussian
+from methods.denoising import (
+    ClassEmbedding,
+    ContinuousNet,
+    Embedding,
+    gaussian,
+    too_deep_without_norm,
+)
 from methods.registry import register
 
 
@@ -68,6 +75,10 @@ class NoPropFM(Method):
     @classmethod
     def style(cls, config: NoPropFMConfig) -> BlockStyle:
         return BlockStyle(norm="none")
+
+    @classmethod
+    def refuse(cls, blocks: Blocks, task: Task, config: Any) -> str | None:
+        return too_deep_without_norm(blocks)
 
     def start(self, x: Tensor, y: Tensor) -> None:
         self.embedding.start(x, y)

@@ -20,7 +20,8 @@ RULE = (
     "protocol unknown: the source, as far as it could be read, does not say on which network or "
     "for how many epochs; the difference is shown, but says little.",
     "not run: there is no finished cell of this method on this data and network here, or only one "
-    "with fewer epochs than published that did not reach the value.",
+    "with another augmentation, or one with fewer epochs than published that did not reach the "
+    "value.",
 )
 
 
@@ -63,6 +64,9 @@ def _verdict(
     budget = re.match(r"\d+", number.epochs)
     if budget is None:
         return "protocol unknown", "epochs not stated"
+    augmentation = str(column.protocol.get("augmentation", "none"))
+    if number.augmentation and number.augmentation != augmentation:
+        return "not run", f"augmentation {augmentation} here, {number.augmentation} published"
     epochs = epochs_run(cell, column)
     if not reached and epochs < int(budget[0]):
         return "not run", f"{plural(epochs, 'epoch')} here, {number.epochs} published"

@@ -26,6 +26,7 @@ COSTS = (
     ("flops_train_per_image", "train, MFLOPs per image", 1e6),
     ("flops_eval_per_image", "predict, MFLOPs per image", 1e6),
     ("passes_per_prediction", "passes per prediction", 1),
+    ("inputs_overwritten_pct", "inputs overwritten by labels, %", 1),
     ("energy_j", "train, J", 1),
     ("peak_rss_bytes", "peak process memory, MiB", 2**20),
     ("peak_rss_growth_bytes", "process memory growth, MiB", 2**20),
@@ -127,7 +128,10 @@ def _drawn(panels: list[figures.Panel]) -> list[tuple[str, Markup]]:
 
 def _costs(table: Table) -> dict[str, Any]:
     """Headings, and per column of the table a line per method: (row, cell, [(value, text)])."""
-    present = {name for cell in table.cells.values() for name in cell.cost}
+    present = {
+        name for cell in table.cells.values() for name, value in cell.cost.items()
+        if value or not name.startswith("inputs_")
+    }  # fmt: skip
     shown = [c for c in COSTS if c[0] in present]
     groups = []
     for column in table.columns:

@@ -29,6 +29,8 @@ class Published:
         readout: which of the row's readouts the claim is about; empty for the headline.
         network: the network in the words of the source.
         std: spread as published; the note says so where it is not a standard deviation.
+        augmentation: name here of what was done to training images, "none" included; empty when
+            it is not known.
         epochs: training budget in the words of the source, empty when it is not stated.
     """
 
@@ -41,6 +43,7 @@ class Published:
     accuracy_pct: float
     std: float | None
     epochs: str
+    augmentation: str
     source: str
     note: str
 
@@ -72,6 +75,7 @@ def _parse(line: dict[str, str], number: int) -> Published:
             accuracy_pct=float(line["accuracy_pct"]),
             std=float(line["std"]) if line["std"] else None,
             epochs=line["epochs"],
+            augmentation=line["augmentation"],
             source=line["source"],
             note=line["note"],
         )

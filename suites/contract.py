@@ -240,7 +240,7 @@ def check_shapes(case: Case) -> None:
 def check_learns(case: Case) -> None:
     """A rule whose objective has the wrong sign does not learn a separable problem."""
     right = 0.0
-    for steps in (STEPS, 6 * STEPS):  # most rules need the short run only
+    for steps in (STEPS, 6 * STEPS, 50 * STEPS):  # most rules need the short run only
         method = case.make()
         last_phase = method.phases(steps)[-1][1]
         losses = fit(method, 0, steps, steps)[-last_phase:]

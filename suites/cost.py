@@ -56,6 +56,8 @@ def measure_cost(cell: Cell, data: Data, device: torch.device) -> dict[str, Any]
         "flops_train_per_image": train_flops / n,
         "flops_eval_per_image": prediction.get_total_flops() / n,
         "passes_per_prediction": passes() / n,
+        # Forward-Forward's labels stand where pixels were
+        "inputs_overwritten_pct": 100 * getattr(method, "overwritten", 0.0),
     }
 
 

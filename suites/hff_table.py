@@ -32,7 +32,15 @@ def paper(dataset: str, architecture: str) -> Protocol:
 SUITE = Suite(
     name="hff-table",
     title="HFF and its controls",
-    methods=("backprop", "deep-supervision", "mono-forward", "mono-forward-cosine", "ff", "hff"),
+    methods=(
+        "backprop",
+        "deep-supervision",
+        "mono-forward",
+        "mono-forward-cosine",
+        "ff",
+        "ff-conv",
+        "hff",
+    ),
     profiles={
         "quick": Profile(
             note="Handwritten digits of 8x8 pixels: it shows that everything works.",
@@ -49,7 +57,7 @@ SUITE = Suite(
             protocol=standard,
         ),
         "paper": Profile(
-            note="The paper's data sets; its networks and budgets are not public.",
+            note="The paper's data sets but ImageNet; its networks and budgets are not public.",
             datasets=("mnist", "fashion-mnist", "cifar10", "cifar100"),
             architectures=("mlp-3x1000", "vgg8b"),
             seeds=3,

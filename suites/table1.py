@@ -29,7 +29,7 @@ def standard(dataset: str, architecture: str) -> Protocol:
 def paper(dataset: str, architecture: str) -> Protocol:
     """The longest budget that any of the compared papers gives this kind of data."""
     epochs = 100 if dataset not in AUGMENTATION or dataset == "svhn" else 400
-    return Protocol(epochs=epochs, augmentation=AUGMENTATION.get(dataset, "crop2"))
+    return Protocol(epochs=epochs, augmentation=AUGMENTATION.get(dataset, "none"))
 
 
 SUITE = Suite(

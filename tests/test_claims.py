@@ -23,6 +23,7 @@ class Number:
     source: str = "Table 1"
     architecture: str = "mlp"
     readout: str = ""
+    augmentation: str = ""
     network: str = "a network"
     note: str = ""
 
@@ -57,6 +58,8 @@ def verdict(number: Any, found: Cell | None, column: Column | None = COLUMN) -> 
         (Number(epochs=""), cell(98.5), "protocol unknown"),
         (Number(architecture=""), cell(98.5), "protocol unknown"),
         (Number(epochs="45 per layer"), cell(98.5), "reached"),
+        (Number(augmentation="none"), cell(98.5), "reached"),
+        (Number(augmentation="crop2"), cell(98.5), "not run"),  # jitter alone is worth as much
     ],
 )
 def test_verdicts(number: Number, found: Cell, expected: str) -> None:

@@ -75,7 +75,7 @@ def test_other_training_data_or_augmentation_is_not_compared() -> None:
 def test_a_broken_line_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = module.FILE.read_text().splitlines()[:2]
     broken = tmp_path / "accuracy.csv"
-    broken.write_text("\n".join([*text, "ff,FF,mnist,,,MLP,about 98,,,somewhere,"]))
+    broken.write_text("\n".join([*text, "ff,FF,mnist,,,MLP,about 98,,,,somewhere,"]))
     monkeypatch.setattr(module, "FILE", broken)
     with pytest.raises(ValueError, match=r"accuracy\.csv, line 3: .*about 98"):
         load.__wrapped__()

@@ -46,6 +46,7 @@ class Number:
     source: str
     architecture: str = "mlp-2x500"
     readout: str = ""
+    augmentation: str = ""
     network: str = "2x500"
     note: str = ""
 

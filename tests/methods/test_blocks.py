@@ -10,7 +10,7 @@ import torch
 from torch import Generator, nn
 
 from methods import Block, BlockStyle, Task
-from methods.blocks import dropout, pool_to, pool_until, rms_norm
+from methods.blocks import dropout, pool_to, pool_until, pooled_shape, rms_norm
 from suites.architectures import ARCHITECTURES
 
 
@@ -41,11 +41,26 @@ def test_dropout_keeps_the_mean_and_drops_whole_maps() -> None:
 
 @pytest.mark.parametrize(
     ("size", "channels", "limit", "expected"),
-    [(32, 128, 2048, 4), (28, 32, 2048, 7), (8, 64, 2048, 4), (3, 512, 100, 1), (1, 9, 2048, 1)],
+    [
+        (32, 128, 2048, (4, 4)),
+        (32, 256, 2048, (2, 4)),  # the released code gives 2048 values, too
+        (28, 256, 2048, (2, 4)),
+        (14, 256, 2048, (2, 4)),
+        (28, 32, 2048, (7, 7)),
+        (8, 64, 2048, (4, 8)),
+        (7, 512, 2048, (2, 2)),
+        (3, 512, 100, (1, 1)),
+        (1, 9, 2048, (1, 1)),
+    ],
 )
-def test_pool_until(size: int, channels: int, limit: int, expected: int) -> None:
-    pooled = pool_until(torch.zeros(2, channels, size, size), limit)
-    assert pooled.shape == (2, channels, expected, expected)
+def test_pool_until(size: int, channels: int, limit: int, expected: tuple[int, int]) -> None:
+    maps = torch.randn(2, channels, size, size, requires_grad=True)
+    pooled = pool_until(maps, limit)
+    assert pooled.shape == (2, channels, *expected)
+    assert pooled_shape((channels, size, size), limit) == (channels, *expected)
+    pooled.sum().backward()
+    assert bool((maps.grad > 0).all())  # a local loss that misses pixels cannot teach them
+    assert torch.allclose(pool_until(torch.ones(1, channels, size, size), limit), torch.ones(1))
 
 
 @pytest.mark.parametrize(
