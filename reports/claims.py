@@ -16,12 +16,13 @@ RULE = (
     "deviation of the difference, √(s²/n + p²). s is the standard deviation over our n seeds, or "
     "that of the share of right answers on a test set of this size while there are fewer than "
     "three seeds; p is the published spread, or s where none is printed.",
-    "not reached: our mean is lower, on the same network and with at least the published epochs.",
+    "not reached: our mean is lower, on the same network and with at least the published epochs, "
+    "or our runs diverged.",
     "protocol unknown: the source, as far as it could be read, does not say on which network or "
     "for how many epochs; the difference is shown, but says little.",
-    "not run: there is no finished cell of this method on this data and network here, or only one "
-    "with another augmentation, or one with fewer epochs than published that did not reach the "
-    "value.",
+    "not run: not all seeds of this method on this data and network are finished here by today's "
+    "sources, or its network is not one of ours, or there is only a run with another "
+    "augmentation, or one with fewer epochs than published that did not reach the value.",
 )
 
 
@@ -54,21 +55,27 @@ def _verdict(
     number: Published, column: Column | None, cell: Cell | None, ours: Estimate | None
 ) -> tuple[str, str]:
     if not number.architecture:
-        return "protocol unknown", "its network is not one of ours, or not stated"
+        if "not stated" in number.network or "unknown" in number.network:
+            return "protocol unknown", "network not stated"
+        return "not run", "its network is not one of ours"
     if column is None or cell is None:
         return "not run", f"{number.architecture} is not in this table"
-    if ours is None:
+    if cell.state == "diverged":
+        return "not reached", cell.reason or cell.state
+    if ours is None or cell.state != "ok":  # some seeds of several are no result
         return "not run", cell.reason or cell.state
+    if cell.n_stale:
+        return "not run", "the records were made by older sources"
     allowed = tolerance(number, ours, test_images(cell))
     reached = ours.mean - number.accuracy_pct >= -allowed
-    budget = re.match(r"\d+", number.epochs)
+    budget = re.fullmatch(r"(\d+)(?: \(.*\))?", number.epochs)  # "200 (50 per layer)"
     if budget is None:
-        return "protocol unknown", "epochs not stated"
+        return "protocol unknown", f"epochs: {number.epochs or 'not stated'}"
     augmentation = str(column.protocol.get("augmentation", "none"))
     if number.augmentation and number.augmentation != augmentation:
         return "not run", f"augmentation {augmentation} here, {number.augmentation} published"
     epochs = epochs_run(cell, column)
-    if not reached and epochs < int(budget[0]):
+    if not reached and epochs < int(budget[1]):
         return "not run", f"{plural(epochs, 'epoch')} here, {number.epochs} published"
     return ("reached" if reached else "not reached"), f"allowed difference {allowed:.2f}"
 

@@ -242,6 +242,11 @@ def expand(
                         dataclasses.replace(protocol, **own), seed, suite.kind,
                     )  # fmt: skip
                     wanted.append(Wanted(row.id, column, cell))
+    if not columns:
+        raise RequestError(
+            f"suite {suite.name!r} has no place for these rows on these datasets and "
+            "architectures: name fewer, or others; --list shows what the profile has"
+        )
     # seed by seed, so that an unfinished sweep already shows every method
     wanted.sort(key=lambda w: w.cell.seed)
     plan: Plan = {

@@ -56,8 +56,10 @@ def verdict(number: Any, found: Cell | None, column: Column | None = COLUMN) -> 
         (Number(), cell(97.0, 97.1, 97.2, epochs=30), "not run"),  # half the budget
         (Number(), cell(98.5, epochs=30), "reached"),  # in half the budget
         (Number(epochs=""), cell(98.5), "protocol unknown"),
-        (Number(architecture=""), cell(98.5), "protocol unknown"),
-        (Number(epochs="45 per layer"), cell(98.5), "reached"),
+        (Number(architecture=""), cell(98.5), "not run"),
+        (Number(architecture="", network="not stated there"), cell(98.5), "protocol unknown"),
+        (Number(epochs="45 per layer"), cell(98.5), "protocol unknown"),  # of how many layers?
+        (Number(epochs="200 (50 per layer)"), cell(97.0, epochs=75), "not run"),
         (Number(augmentation="none"), cell(98.5), "reached"),
         (Number(augmentation="crop2"), cell(98.5), "not run"),  # jitter alone is worth as much
     ],
@@ -72,6 +74,14 @@ def test_a_claim_is_held_against_the_readout_that_it_is_about() -> None:
     assert verdict(Number(), both) == "not reached"
     assert verdict(Number(readout="softmax"), both) == "reached"
     assert verdict(Number(readout="another"), both) == "not run"
+
+
+def test_unfinished_and_outdated_cells_reach_nothing() -> None:
+    whole = cell(98.1, 98.2, 98.3)
+    assert verdict(Number(), replace(whole, state="partial", reason="1 of 3 seeds")) == "not run"
+    old = tuple(replace(run, stale=True) for run in whole.runs)
+    assert verdict(Number(), replace(whole, runs=old)) == "not run"
+    assert verdict(Number(), Cell("ff", "mnist/mlp", "diverged")) == "not reached"
 
 
 def test_a_claim_without_a_cell_is_not_run() -> None:
