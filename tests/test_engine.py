@@ -290,7 +290,7 @@ def test_the_key_follows_the_numbers_and_nothing_else(tmp_path: Path) -> None:
     assert same.cell.key == base.cell.key
     other = [
         dataclasses.replace(base.cell, seed=1),
-        dataclasses.replace(base.cell, method_version=2),
+        dataclasses.replace(base.cell, method_version=base.cell.method_version + 1),
         dataclasses.replace(base.cell, protocol=dataclasses.replace(base.cell.protocol, epochs=3)),
         dataclasses.replace(base.cell, config={**base.cell.config, "margin": 0.2}),
     ]
