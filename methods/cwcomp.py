@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from methods.base import Method, Task, Traits, adamw, cosine, set_lr, trainable
+from methods.base import Task, Traits, adamw, trainable
 from methods.blocks import Blocks
+from methods.local_scores import LocalScores
 from methods.registry import register
 
 
@@ -32,7 +33,7 @@ class CwCompConfig:
 
 
 @register
-class CwComp(Method):
+class CwComp(LocalScores):
     """One group of channels per class; local cross-entropy on the groups' mean squares.
 
     Differs: groups of nearly equal size, where the paper takes widths that are multiples of C.
@@ -68,32 +69,10 @@ class CwComp(Method):
             return f"a block of {fewest} channels has no group for each of {task.n_classes} classes"
         return None
 
-    def _goodness(self, h: Tensor, l: int) -> Tensor:
+    def _scores(self, h: Tensor, l: int) -> Tensor:
         """G_l, (B, C), from the activities of block l."""
         squares = h.square() if h.dim() == 2 else h.square().mean((2, 3))
         return squares @ self.get_buffer(f"groups_{l}")
-
-    def train_step(self, x: Tensor, y: Tensor, phase: str, progress: float) -> dict[str, Tensor]:
-        set_lr(self.optimizer, self.config.lr, cosine(progress))
-        self.optimizer.zero_grad()
-        total = x.new_zeros(())
-        for l, block in enumerate(self.blocks):
-            h = block(x)
-            loss = F.cross_entropy(self._goodness(h, l), y)
-            loss.backward()  # frees this block's graph before the next one is built
-            total += loss.detach()
-            x = h.detach()
-        self.optimizer.step()
-        return {"loss": total / len(self.blocks)}
-
-    def logits(self, x: Tensor, readout: str = "last", rng: Generator | None = None) -> Tensor:
-        if readout == "last":
-            return self._goodness(self.blocks(x), len(self.blocks) - 1)
-        scores = []
-        for l, block in enumerate(self.blocks):
-            x = block(x)
-            scores.append(self._goodness(x, l))
-        return sum(scores[1:], start=scores[0])
 
 
 def group_means(channels: int, n_classes: int) -> Tensor:

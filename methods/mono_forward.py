@@ -19,8 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from methods.base import Method, Task, Traits, adamw, cosine, set_lr, trainable
+from methods.base import Task, Traits, adamw, trainable
 from methods.blocks import Block, Blocks, PooledLinear, pool_until
+from methods.local_scores import LocalScores
 from methods.registry import register
 
 
@@ -34,7 +35,7 @@ class MonoForwardConfig:
 
 
 @register
-class MonoForward(Method):
+class MonoForward(LocalScores):
     """Local cross-entropy on linear class scores of every block, all blocks on every mini-batch.
 
     Differs: blocks are trained together on each mini-batch, with a cosine schedule, where the
@@ -68,28 +69,6 @@ class MonoForward(Method):
     def _scores(self, h: Tensor, l: int) -> Tensor:
         head = self.head if l == len(self.blocks) - 1 else self.aux[f"head_{l}"]
         return head(h)
-
-    def train_step(self, x: Tensor, y: Tensor, phase: str, progress: float) -> dict[str, Tensor]:
-        set_lr(self.optimizer, self.config.lr, cosine(progress))
-        self.optimizer.zero_grad()
-        total = x.new_zeros(())
-        for l, block in enumerate(self.blocks):
-            h = block(x)
-            loss = F.cross_entropy(self._scores(h, l), y)
-            loss.backward()  # frees this block's graph before the next one is built
-            total += loss.detach()
-            x = h.detach()
-        self.optimizer.step()
-        return {"loss": total / len(self.blocks)}
-
-    def logits(self, x: Tensor, readout: str = "last", rng: Generator | None = None) -> Tensor:
-        if readout == "last":
-            return self._scores(self.blocks(x), len(self.blocks) - 1)
-        scores = []
-        for l, block in enumerate(self.blocks):
-            x = block(x)
-            scores.append(self._scores(x, l))
-        return sum(scores[1:], start=scores[0])
 
 
 @dataclass(frozen=True)

@@ -171,7 +171,5 @@ def lower_is_better(metric: str) -> bool:
     """Whether a small value of the headline is the good one."""
     if metric.endswith("_per_s"):
         return False
-    if metric.startswith(("chain", "memory")):
-        return True
     costs = ("loss", "_s", "_bytes", "_j", "_per_image", "_per_prediction")
     return metric.endswith(costs) or metric.startswith("n_params")

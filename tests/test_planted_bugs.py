@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 # what is wrong -> (file, text, its replacement, the test that must notice)
 BUGS = {
     "a missing detach between blocks": (
-        "mono_forward.py",
+        "local_scores.py",
         "x = h.detach()",
         "x = h",
         "tests/test_locality.py::test_the_audit_tells_the_families_apart[mono-forward-expected4]",
@@ -97,7 +97,7 @@ BUGS = {
         "tests/methods/test_feedback_alignment.py::test_fa_gradient_by_hand",
     ),
     "a prediction that remembers the labels of the last training batch": (
-        "mono_forward.py",
+        "local_scores.py",
         "        self.optimizer.step()\n",
         "        self.optimizer.step()\n        self.seen = F.one_hot(y, self.task.n_classes)\n",
         "tests/test_contract.py::test_contract[mono-forward-mlp-3x1000-no_label_at_prediction]",

@@ -59,7 +59,7 @@ def test_cwcomp_gradients_stay_in_their_block() -> None:
     h = x
     for l, (block, trained) in enumerate(zip(twin.blocks, method.blocks, strict=True)):
         out = block(h.detach())
-        nn.functional.cross_entropy(twin._goodness(out, l), y).backward()
+        nn.functional.cross_entropy(twin._scores(out, l), y).backward()
         assert torch.allclose(block.weights.weight.grad, trained.weights.weight.grad, atol=1e-7)
         h = out
 
@@ -71,9 +71,9 @@ def test_cwcomp_sum_adds_the_goodness_of_all_blocks() -> None:
         h, total = x, torch.zeros(4, 5)
         for l, block in enumerate(method.blocks):
             h = block(h)
-            total += method._goodness(h, l)
+            total += method._scores(h, l)
         assert torch.allclose(method.logits(x, "sum"), total)
-        last = method._goodness(h, len(method.blocks) - 1)
+        last = method._scores(h, len(method.blocks) - 1)
         assert torch.allclose(method.logits(x, "last"), last)
 
 
