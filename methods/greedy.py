@@ -65,7 +65,7 @@ class Greedy(Method):
 
     name = "greedy"
     label = "Greedy local"
-    version = 2
+    version = 3
     source = "arXiv 1901.06656"
     traits = Traits(local_updates=True)
     Config = GreedyConfig
@@ -83,6 +83,7 @@ class Greedy(Method):
             if "sim" in config.loss:
                 self.aux[f"similarity_{l}"] = self._similarity_map(block)
         self.output = nn.Linear(blocks[-1].out_features, task.n_classes)
+        nn.init.zeros_(self.output.weight)  # as in the released code
         self.optimizer = adamw(trainable(self), config.lr, weight_decay=0.0)
 
     def _decoder(self, block: Block) -> PooledLinear:

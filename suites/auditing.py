@@ -18,8 +18,8 @@ from methods import Blocks, Method, Task
 from suites import datasets, locality
 from suites.architectures import ARCHITECTURES, conv_stack, mlp
 from suites.cell import Cell
-from suites.cost import count_passes
 from suites.datasets import Data
+from suites.passes import count_passes
 
 WIDTHS = (1 / 8, 1 / 4, 1 / 2, 1.0)  # factor on all widths: the smallest that the rule accepts
 BATCH = 32

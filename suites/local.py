@@ -24,7 +24,8 @@ import torch
 from methods import load_builtin, load_entry_points, load_file
 from results.store import Store
 from suites import engine, sources
-from suites.engine import Job, Outcome
+from suites.engine import Outcome
+from suites.trial import Job
 
 BUSY_RETRY_S = 1.0
 STOP_PATIENCE_S = 60.0
@@ -235,7 +236,7 @@ def load_methods(plugins: Sequence[Path | str]) -> list[str]:
     for plugin in plugins:
         load_file(plugin)
     for cls in METHODS.values():
-        for kind in sources.RUNNERS:
+        for kind in sources.ROOTS:
             sources.method_sha(
                 kind, cls
             )  # now, before the files can be edited under a running sweep

@@ -27,6 +27,11 @@ DROPOUT = {
     ("cifar100", "mlp"): 0.025, ("cifar100", "vgg"): 0.05,
     ("svhn", "vgg"): 0.3,
 }  # fmt: skip
+# shares of the budget after which the rate is quartered; the others: the methods' default
+MILESTONES = {
+    "fashion-mnist": (0.5, 0.75, 0.875, 0.94),
+    "cifar10": (0.5, 0.75, 0.875, 0.9375), "cifar100": (0.5, 0.75, 0.875, 0.9375),
+}  # fmt: skip
 GREY = ("mnist", "fashion-mnist", "kmnist")
 
 
@@ -56,6 +61,8 @@ def settings(row: str, dataset: str, architecture: str) -> dict[str, Any]:
         "dropout": DROPOUT.get((dataset, net), 0.1),
         "lr": 3e-4 if dataset == "svhn" else 5e-4,
     }
+    if dataset in MILESTONES:
+        shared["milestones"] = MILESTONES[dataset]
     if row == "backprop":  # the paper's own: the same network, batch norm and schedule
         return {**shared, "norm": "batch", "schedule": "steps", "weight_decay": 0.0}
     if not row.startswith("greedy"):

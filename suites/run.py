@@ -39,9 +39,9 @@ from suites import (
 )
 from suites.architectures import ARCHITECTURES
 from suites.datasets import DATASETS, DatasetError
-from suites.engine import Job
 from suites.progress import Display
 from suites.suite import Request, RequestError, Suite, Wanted, choose, expand, rows_of
+from suites.trial import Job
 
 SUITES: dict[str, Suite] = {
     module.SUITE.name: module.SUITE

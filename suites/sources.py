@@ -1,7 +1,11 @@
 """Which sources made a number: one hash of the code that a cell runs, comments left out.
 
 A record keeps it; where it differs from that of today's sources, the record is shown as stale.
-Adding a method, an architecture or a dataset, or rewording a docstring, changes no hash.
+What counts is found by following names, from the roots of the work through all imports: so adding
+a method, an architecture or a data set, or rewording a docstring, changes no hash.
+
+Left out on purpose: the registries (the network and the data of the cell count by themselves), and
+what keeps and counts without a say in the results: records, checkpoints, costs.
 """
 
 from __future__ import annotations
@@ -10,11 +14,13 @@ import ast
 import functools
 import hashlib
 import importlib
+import importlib.util
 import inspect
 import io
+import sys
 import textwrap
 import tokenize
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,25 +30,41 @@ from methods import BlockStyle, Method
 from suites import datasets
 from suites.architectures import ARCHITECTURES
 
-RUNNERS = {
-    "train": ("suites.engine", "suites.seeds"),
-    "audit": ("suites.auditing", "suites.locality"),
+# kind of cell -> (file, definition) that the work starts from
+ALL = (
+    ("methods.base", "Method"), ("methods.blocks", "Block"), ("methods.blocks", "Blocks"),
+    ("suites.datasets", "load"), ("suites.engine", "use_deterministic_algorithms"),
+)  # fmt: skip
+ROOTS = {
+    "train": (*ALL, ("suites.trial", "Trial"), ("suites.cell", "Cell.build")),
+    "audit": (*ALL, ("suites.auditing", "measure")),
 }
-DATA: tuple[Callable[..., object], ...] = (
-    datasets.load,
-    datasets._channel_statistics,
-    datasets.prepare,
-    datasets._standardisation.__wrapped__,
-    datasets.random_crop,
-    datasets.random_flip,
-)
+FOLLOWED = (
+    "methods.", "suites.trial", "suites.prefix", "suites.seeds", "suites.datasets",
+    "suites.auditing", "suites.locality", "suites.subject", "suites.passes",
+    "suites.architectures",
+)  # fmt: skip
+NOT_FOLLOWED = {
+    ("suites.architectures", "ARCHITECTURES"),
+    ("suites.datasets", "DATASETS"),
+    ("suites.datasets", "_read"),  # only reads, and checks; what was read has a hash of its own
+    ("methods.registry", "METHODS"),
+    ("methods.registry", "register"),
+}
+
+
+class Name(NamedTuple):
+    """A top-level definition, or "Class.method", of a file."""
+
+    module: str
+    name: str
 
 
 def code_sha(
     kind: str, method: type[Method], architecture: str, dataset: str, style: BlockStyle
 ) -> str:
-    """SHA-256, 16 digits, of the code behind a cell: rule, engine or audit, data path, network."""
-    parts = [method_sha(kind, method), network(architecture, dataset, style)]
+    """SHA-256, 16 digits, of the code behind a cell: rule, engine or audit, network, data."""
+    parts = [method_sha(kind, method), network(architecture, dataset, style), _data(dataset)]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
@@ -54,98 +76,190 @@ def network(architecture: str, dataset: str, style: BlockStyle) -> str:
 
 
 @functools.cache
+def _data(name: str) -> str:
+    """The registered hash of a data set, or the code that makes it where there is none."""
+    dataset = datasets.DATASETS[name]
+    return dataset.sha256 or essence(textwrap.dedent(inspect.getsource(dataset.load)))
+
+
+@functools.cache
 def method_sha(kind: str, method: type[Method]) -> str:
-    """Hash of a method's files, of what they use of `methods`, and of what runs them."""
-    own = {cls.__module__ for cls in method.__mro__ if issubclass(cls, Method)} - {"methods.base"}
-    texts = {name: essence(_text(name)) for name in own | set(RUNNERS[kind])}
-    wanted: dict[str, set[str]] = {
-        "methods.base": {"Method"},
-        "methods.blocks": {"Block", "Blocks"},
-    }
-    for name in own:
-        _merge(wanted, _imports(_text(name)))
-    done: dict[str, set[str]] = {}
-    while wanted != done:  # what is used may use more
-        done = {name: set(names) for name, names in wanted.items()}
-        for name, names in done.items():
-            texts[name], more = _used(_text(name), names)
-            _merge(wanted, more)
+    """Hash of a method's files and of all that they, and what runs them, make use of."""
     sha = hashlib.sha256()
-    for name in sorted(texts):
-        sha.update(name.rpartition(".")[2].encode() + b"\0" + texts[name].encode() + b"\0")
-    for function in DATA:
-        sha.update(essence(textwrap.dedent(inspect.getsource(function))).encode() + b"\0")
+    for module, text in sorted(used(kind, method).items()):
+        sha.update(_label(module).encode() + b"\0" + text.encode() + b"\0")
     return sha.hexdigest()
 
 
-@functools.cache
-def _text(name: str) -> str:
-    return Path(str(importlib.import_module(name).__file__)).read_text(encoding="utf-8")
-
-
-def _merge(into: dict[str, set[str]], more: dict[str, set[str]]) -> None:
-    for name, names in more.items():
-        into.setdefault(name, set()).update(names)
-
-
-@functools.cache
-def _imports(text: str) -> dict[str, set[str]]:
-    """Files of `methods` that a source imports from -> the names that it takes from each."""
-    found: dict[str, set[str]] = {}
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("methods."):
-            found.setdefault(str(node.module), set()).update(a.name for a in node.names)
-    found.pop("methods.registry", None)  # it finds methods, and changes no number
-    return found
-
-
-def _used(text: str, names: set[str]) -> tuple[str, dict[str, set[str]]]:
-    """The top-level definitions behind these names, with all they refer to in the same file.
-
-    Returns:
-        their essence in file order, and what they take from other files of `methods`.
-    """
-    definitions = _definitions(text)
-    mentioned: set[str] = set()
-    waiting = list(names)
+def used(kind: str, method: type[Method]) -> dict[str, str]:
+    """File -> the essence of those of its parts that count for a method, in file order."""
+    own = {cls.__module__ for cls in method.__mro__ if _counts(cls.__module__)} - {"methods.base"}
+    found = {Name(*root) for root in ROOTS[kind]}
+    for module in own:
+        found |= {Name(module, name) for name in _source(module).definitions if "." not in name}
+    waiting = list(found)
     while waiting:
-        name = waiting.pop()
-        if name not in mentioned:
-            mentioned.add(name)
-            waiting.extend(definitions[name].mentions if name in definitions else ())
-    parts = {d.line: d.text for name, d in definitions.items() if name in mentioned}
-    taken = {name: found & mentioned for name, found in _imports(text).items()}
-    return (
-        "\n".join(parts[line] for line in sorted(parts)),
-        {name: found for name, found in taken.items() if found},
-    )
+        module, name = waiting.pop()
+        source = _source(module)
+        mentioned = {*source.definitions[name].mentions, *source.always.mentions}
+        for more in _resolved(module, mentioned) - found:
+            found.add(more)
+            waiting.append(more)
+    texts = {}
+    for module in {name.module for name in found}:
+        source = _source(module)
+        parts = {source.definitions[n.name] for n in found if n.module == module}
+        if source.always.text:
+            parts.add(source.always)
+        texts[module] = "\n".join(part.text for part in sorted(parts))
+    return texts
+
+
+def _counts(module: str) -> bool:
+    """Whether a class of a method's ancestry is ours or a plug-in's, and not of a library."""
+    return module.partition(".")[0] not in ("builtins", "abc", "typing", "torch")
+
+
+def _label(module: str) -> str:
+    """The name of a file without its place, which is part of the name of a plug-in's module."""
+    return Path(str(sys.modules[module].__file__)).stem
+
+
+def _resolved(module: str, mentioned: Iterable[str]) -> set[Name]:
+    """The definitions that dotted names in a file stand for, of those that are followed."""
+    found = (_resolve(module, dotted) for dotted in mentioned)
+    return {name for name in found if name is not None and name not in NOT_FOLLOWED}
+
+
+@functools.cache
+def _resolve(module: str, dotted: str) -> Name | None:
+    source = _source(module)
+    first, _, rest = dotted.partition(".")
+    if first in source.definitions:
+        return Name(module, first)
+    target = source.imports.get(first)
+    if target is None:
+        return None
+    path = f"{target}.{rest}" if rest else target
+    head, tail = path, ""
+    while head and not _is_module(head):  # the longest part of the path that is a file
+        head, _, last = head.rpartition(".")
+        tail = f"{last}.{tail}" if tail else last
+    if not tail or not (head == "methods" or head.startswith(FOLLOWED)):
+        return None
+    return _resolve(head, tail)
+
+
+@functools.cache
+def _is_module(path: str) -> bool:
+    if path.partition(".")[0] not in ("methods", "suites"):
+        return False
+    try:
+        return importlib.util.find_spec(path) is not None
+    except ModuleNotFoundError:  # its parent is no package
+        return False
+
+
+# ----------------------------------------------------------------------------- one file
 
 
 class Definition(NamedTuple):
-    """One top-level definition of a source: where it is, its essence, the names it mentions."""
+    """A part of a source: where it is, its essence, the dotted names that it mentions."""
 
     line: int
     text: str
     mentions: frozenset[str]
 
 
+class Source(NamedTuple):
+    """A file: its definitions, its other statements together, and what its imports bind."""
+
+    definitions: dict[str, Definition]
+    always: Definition
+    imports: dict[str, str]
+
+
 @functools.cache
-def _definitions(text: str) -> dict[str, Definition]:
+def _source(module: str) -> Source:
+    loaded = importlib.import_module(module)
+    path = Path(str(loaded.__file__))
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    return parse(path.read_text(encoding="utf-8"), package)
+
+
+@functools.cache
+def parse(text: str, package: str = "") -> Source:
+    """Takes a source apart. Its relative imports are those of a file in `package`."""
+    tree = ast.parse(text)
     lines = text.splitlines()
-    found: dict[str, Definition] = {}
-    for node in ast.parse(text).body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            names = [node.name]
-            first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
-        elif isinstance(node, ast.Assign | ast.AnnAssign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            names = [t.id for t in targets if isinstance(t, ast.Name)]
-            first = node.lineno
-        else:
-            continue
-        part = essence("\n".join(lines[first - 1 : node.end_lineno]))
-        mentions = frozenset(n.id for n in ast.walk(node) if isinstance(n, ast.Name))
-        found |= {name: Definition(first, part, mentions) for name in names}
+    definitions: dict[str, Definition] = {}
+    rest: list[Definition] = []
+    for node in tree.body:
+        part = _definition(node, lines)
+        names = _bound(node)
+        definitions |= dict.fromkeys(names, part)
+        if not names and not isinstance(node, ast.Import | ast.ImportFrom) and part.text:
+            rest.append(part)
+        if isinstance(node, ast.ClassDef):
+            for inner in node.body:
+                if isinstance(inner, ast.FunctionDef):
+                    definitions[f"{node.name}.{inner.name}"] = _definition(inner, lines)
+    always = Definition(
+        min((part.line for part in rest), default=0),
+        "\n".join(part.text for part in rest),
+        frozenset().union(*(part.mentions for part in rest)),
+    )
+    return Source(definitions, always, _imports(tree, package))
+
+
+def _bound(node: ast.stmt) -> list[str]:
+    """Names that a definition or an assignment binds."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return [node.name]
+    if not isinstance(node, ast.Assign | ast.AnnAssign):
+        return []
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    parts = [e for t in targets for e in (t.elts if isinstance(t, ast.Tuple) else [t])]
+    return [e.id for e in parts if isinstance(e, ast.Name)]
+
+
+def _definition(node: ast.stmt, lines: list[str]) -> Definition:
+    decorators = getattr(node, "decorator_list", [])
+    first = min([node.lineno, *(d.lineno for d in decorators)])
+    part = "\n".join(lines[first - 1 : node.end_lineno])
+    if node.col_offset:  # a method; its text must not be moved, or it could break a string in it
+        part = f"class _:\n{part}"
+    return Definition(first, essence(part), frozenset(_mentions(node)))
+
+
+def _mentions(tree: ast.AST) -> Iterator[str]:
+    """Names, and names with attributes ("datasets.prepare"), in a tree."""
+    for node in ast.walk(tree):
+        path: list[str] = []
+        inner: ast.AST = node
+        while isinstance(inner, ast.Attribute):
+            path.append(inner.attr)
+            inner = inner.value
+        if isinstance(inner, ast.Name):
+            yield ".".join([inner.id, *reversed(path)])
+
+
+def _imports(tree: ast.AST, package: str) -> dict[str, str]:
+    """Name in this file -> dotted path of what it was imported as."""
+    found: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                top = alias.name.partition(".")[0]
+                found[alias.asname or top] = alias.name if alias.asname else top
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")
+                kept = parents[: len(parents) - node.level + 1]
+                base = ".".join([*kept, base] if base else kept)
+            for alias in node.names:
+                found[alias.asname or alias.name] = f"{base}.{alias.name}"
     return found
 
 
@@ -164,11 +278,15 @@ def essence(text: str) -> str:
         first = body[0]
         if (isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
                 and isinstance(first.value.value, str)):  # fmt: skip
-            assert first.end_lineno is not None
+            assert first.end_lineno is not None and first.end_col_offset is not None
+            # what stands before or behind it on its lines stays; offsets count bytes
+            before = lines[first.lineno - 1].encode()[: first.col_offset].decode()
+            after = lines[first.end_lineno - 1].encode()[first.end_col_offset :].decode()
             for i in range(first.lineno - 1, first.end_lineno):
                 lines[i] = ""
+            lines[first.lineno - 1] = before + after.partition("#")[0]
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type == tokenize.COMMENT and lines[token.start[0] - 1]:
+        if token.type == tokenize.COMMENT:
             row, column = token.start
             lines[row - 1] = lines[row - 1][:column]
     return "\n".join(line.rstrip() for line in lines if line.strip())

@@ -24,7 +24,7 @@ from suites import datasets, local
 from suites.cell import Cell, Protocol
 from suites.checkpoint import Checkpoint
 from suites.datasets import Data
-from suites.engine import Job, Trial
+from suites.trial import Job, Trial
 
 CPU = torch.device("cpu")
 ROUNDS = 5

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from methods import METHODS
 from results import Store
-from suites import cost, datasets, engine, local
+from suites import cost, datasets, engine, local, prefix, trial
 from suites.cell import Cell, Protocol
-from suites.engine import Job
+from suites.clock import Clock
+from suites.trial import Job
 
 local.load_methods([])
 ROOT = Path(__file__).parent.parent
@@ -109,7 +110,7 @@ def test_what_is_frozen_is_computed_once(
     """A cached prefix must train the same network, and be the prefix of a resumed run as well."""
     kept = job(tmp_path / "kept", method)
     engine.run(kept)
-    monkeypatch.setattr(engine, "FROZEN_BYTES", 0)
+    monkeypatch.setattr(prefix, "FROZEN_BYTES", 0)
     anew = job(tmp_path / "anew", method)
     engine.run(anew)
     one, other = record_of(kept), record_of(anew)
@@ -155,12 +156,12 @@ def test_stopping_while_images_are_evaluated_changes_no_bit(
     engine.run(whole)
     allowed = [0]
 
-    def alive(self: engine.Trial) -> None:
+    def alive(self: trial.Trial) -> None:
         allowed[0] -= 1
         if allowed[0] < 0:
-            raise engine.Stopped
+            raise trial.Stopped
 
-    monkeypatch.setattr(engine.Trial, "_alive", alive)
+    monkeypatch.setattr(trial.Trial, "_alive", alive)
     for n in range(20):
         allowed[0] = n
         if engine.run(work).status == "ok":
@@ -243,7 +244,7 @@ def test_costs_against_closed_forms() -> None:
 def test_measuring_costs_does_not_touch_the_run(tmp_path: Path, monkeypatch: Any) -> None:
     plain = job(tmp_path / "a")
     engine.run(plain)
-    monkeypatch.setattr(engine.cost, "measure_cost", lambda *a: {})
+    monkeypatch.setattr(trial.cost, "measure_cost", lambda *a: {})
     unmeasured = job(tmp_path / "b")
     engine.run(unmeasured)
     assert record_of(plain)["metrics"] == record_of(unmeasured)["metrics"]
@@ -254,7 +255,7 @@ def test_evaluation_against_a_plain_loop() -> None:
     data = datasets.load("digits", None, 0.1)
     method = cell.build(data.task, CPU)
     rng = torch.Generator()
-    found = engine.evaluate(method, data.test, data.task, "last", rng)
+    found = trial.evaluate(method, data.test, data.task, "last", rng)
     x = (data.test[0].float() / 255 - data.task.mean[0]) / data.task.std[0]
     with torch.no_grad():
         scores = method.eval().logits(x)
@@ -267,7 +268,7 @@ def test_evaluation_against_a_plain_loop() -> None:
 
 
 def test_the_clock_leaves_out_what_is_paused() -> None:
-    clock = engine.Clock(CPU, 10.0)
+    clock = Clock(CPU, 10.0)
     with clock.running():
         time.sleep(0.02)
         with clock.paused():
@@ -278,7 +279,7 @@ def test_the_clock_leaves_out_what_is_paused() -> None:
 def test_data_order_is_shared_by_methods_and_not_by_seeds() -> None:
     def order(method: str, seed: int) -> Tensor:
         cell = Cell.of(method, {}, "mlp-2x500", "digits", Protocol(1), seed)
-        return engine._order(cell, 3, 100, CPU)
+        return trial._order(cell, 3, 100, CPU)
 
     assert torch.equal(order("hff", 0), order("ff", 0))
     assert not torch.equal(order("hff", 0), order("hff", 1))

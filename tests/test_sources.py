@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from methods import BlockStyle, load_builtin
+from methods import METHODS, BlockStyle, load_builtin, load_file
 from suites import architectures, sources
 from suites.architectures import Architecture
 from suites.cell import Cell, Protocol
@@ -55,31 +55,139 @@ def test_rules_networks_and_kinds_differ() -> None:
     kinds = {
         sources.code_sha(k, Cell.method_class(Cell.of("hff", {}, "mlp-2x500", "digits",
                          Protocol(epochs=1), 0)), "mlp-2x500", "digits", style)
-        for k in sources.RUNNERS
+        for k in sources.ROOTS
     }  # fmt: skip
     assert len(kinds) == 2
 
 
+def used(text: str, start: str) -> set[str]:
+    """Names that a definition leads to in its own file."""
+    source = sources.parse(text, "methods")
+    found, waiting = set(), [start]
+    while waiting:
+        name = waiting.pop()
+        found.add(name)
+        waiting += [m for m in source.definitions[name].mentions if m in source.definitions
+                    and m not in found]  # fmt: skip
+    return found
+
+
 SHARED = """
-from methods.base import helper
-LIMIT = 3
+import methods.base as base
+from . import blocks
+from .goodness import mean as middle
+from methods import denoising
+
+LIMIT = HALF = 3
 def used(x):
     return inner(x) + LIMIT
 def inner(x):
-    return helper(x)
-def unused(x):
-    return x
+    return base.helper(x) + blocks.pool(x) + middle(x) + denoising.inner.deep(x)
+def unused(x): return x
+if LIMIT > 2:
+    LIMIT += 1
+base.flag = True
 """
 
 
 def test_of_a_shared_file_only_what_is_used_counts() -> None:
     """Or every new building block would make all records stale."""
-    text, more = sources._used(SHARED, {"used"})
-    assert "LIMIT = 3" in text and "def inner" in text and "unused" not in text
-    assert more == {"methods.base": {"helper"}}
-    changed = SHARED.replace("LIMIT = 3", "LIMIT = 4")
-    assert sources._used(changed, {"used"})[0] != text
-    assert sources._used(changed, {"inner"}) == sources._used(SHARED, {"inner"})
+    assert used(SHARED, "used") == {"used", "inner", "LIMIT", "HALF"}
+    parts = sources.parse(SHARED, "methods")
+    assert parts.definitions["LIMIT"].text == "LIMIT = HALF = 3"
+    assert parts.definitions["unused"].text == "def unused(x): return x"
+    # whatever is used of a file, its other statements run
+    assert parts.always.text.endswith("LIMIT += 1\nbase.flag = True")
+    assert "def" not in parts.always.text
+
+
+def test_imports_of_all_forms_are_followed() -> None:
+    bound = sources.parse(SHARED, "methods").imports
+    assert bound == {
+        "base": "methods.base",
+        "blocks": "methods.blocks",
+        "middle": "methods.goodness.mean",
+        "denoising": "methods.denoising",
+    }
+    mentions = sources.parse(SHARED, "methods").definitions["inner"].mentions
+    assert {"base.helper", "blocks.pool", "middle", "denoising.inner.deep"} <= mentions
+
+
+def counted(method: str, kind: str = "train") -> str:
+    return "\n".join(sources.used(kind, METHODS[method]).values())
+
+
+@pytest.mark.parametrize(
+    "definition",
+    [
+        "def train_step",  # the rule
+        "def margin_loss",  # a function of its file
+        "class PrototypeHead",
+        "def cosine(",  # what it uses of a shared file
+        "class Block:",
+        "def build(self, task",  # how the engine makes a method
+        "def _order(",  # and feeds it
+        "def random_crop(",
+        "def _channel_statistics(",
+        "def derive_seed(",
+        "allow_tf32",
+    ],
+)
+def test_what_a_training_cell_runs_counts(definition: str) -> None:
+    assert definition.replace(":", "") in counted("hff")
+
+
+@pytest.mark.parametrize(
+    "definition", ["def count_passes", "def conv_stack", "def crossings", "def memory_by_depth"]
+)
+def test_what_an_audit_runs_counts(definition: str) -> None:
+    assert definition in counted("hff", "audit") and definition not in counted("hff")
+
+
+def test_what_it_does_not_run_does_not_count() -> None:
+    text = counted("hff")
+    for other in ("class Encoder", "def linear_cooldown", "DATASETS", "def measure_cost"):
+        assert f"\n{other}" not in text
+
+
+def test_data_without_a_registered_hash_count_by_their_loader() -> None:
+    assert "centres" in sources._data("synthetic")
+    assert sources._data("digits") == sources.datasets.DATASETS["digits"].sha256
+
+
+def test_a_plugin_counts_with_its_mixins_wherever_it_lies(tmp_path: Path) -> None:
+    shas = []
+    for place, factor in (("a", 1), ("b", 1), ("c", 2)):
+        folder = tmp_path / place
+        folder.mkdir()
+        file = folder / "mine.py"
+        file.write_text(PLUGIN.format(name="planted", factor=factor))
+        load_file(file)
+        shas.append(sources.method_sha("train", METHODS.pop("planted")))
+    assert shas[0] == shas[1] != shas[2]
+
+
+PLUGIN = """
+from dataclasses import dataclass
+from methods import Method, Traits, register
+
+@dataclass(frozen=True)
+class Config: pass
+
+class Scaled:
+    def scaled(self, x): return {factor} * x
+
+@register
+class Planted(Scaled, Method):
+    name, label, version, source = "{name}", "P", 1, "here"
+    traits, Config = Traits(True), Config
+    def train_step(self, x, y, phase, progress): return dict(loss=x.sum())
+    def logits(self, x, readout="last", rng=None): return x
+"""
+
+
+def test_a_docstring_on_the_line_of_a_definition() -> None:
+    assert sources.essence('class A: """gone"""; x = 1  # too') == "class A: ; x = 1"
 
 
 def test_essence_is_cut_from_the_text_by_position(tmp_path: Path) -> None:
