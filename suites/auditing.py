@@ -7,7 +7,7 @@ on a prediction, and the peak memory of training on stacks of growing depth.
 
 from __future__ import annotations
 
-import copy
+import gc
 import os
 from typing import Any
 
@@ -19,7 +19,7 @@ from suites import datasets, locality
 from suites.architectures import ARCHITECTURES, conv_stack, mlp
 from suites.cell import Cell
 from suites.datasets import Data
-from suites.passes import count_passes
+from suites.subject import STEPS, Subject
 
 WIDTHS = (1 / 8, 1 / 4, 1 / 2, 1.0)  # factor on all widths: the smallest that the rule accepts
 BATCH = 32
@@ -40,7 +40,8 @@ def measure(cell: Cell, data: Data) -> dict[str, Any]:
         chain_longest, chain_nearest: layers, see `locality.Chains`.
         crosses_units, depends_on_later: whether gradients cross units; whether the update of some
             unit depends, by whatever way, on the weights of a later one.
-        true_gradient: whether the first unit moves along the gradient of the predictions' loss.
+        true_gradient: whether the first unit moves along the gradient of the predictions' loss;
+            None where its step keeps no gradient.
         label_free: whether a prediction is the same for a copy that never saw the batch.
         passes_per_prediction: counted, for the headline readout.
         n_blocks, n_units: of the architecture and of the method.
@@ -58,8 +59,8 @@ def measure(cell: Cell, data: Data) -> dict[str, Any]:
         "crosses_units": bool(locality.crossings(subject, TRAINED)),
         "depends_on_later": any(locality.influences(subject, n) for n in (0, TRAINED)),
         "true_gradient": locality.follows_gradient(subject, TRAINED),
-        "label_free": label_free(subject),
-        "passes_per_prediction": passes(subject),
+        "label_free": not subject.remembering(TRAINED),
+        "passes_per_prediction": subject.passes(method.traits.readouts[0]),
         "n_blocks": len(method.blocks),
         "n_units": len(method.units()),
     }
@@ -70,7 +71,7 @@ def measure(cell: Cell, data: Data) -> dict[str, Any]:
     return found
 
 
-def subject_of(cell: Cell, data: Data) -> locality.Subject:
+def subject_of(cell: Cell, data: Data) -> Subject:
     """The cell's method on narrow blocks, fed with the cell's data."""
     cls, config = cell.method_class(), cell.method_config()
     images, labels = data.train
@@ -90,39 +91,7 @@ def subject_of(cell: Cell, data: Data) -> locality.Subject:
         part = (torch.arange(BATCH) + i * BATCH) % len(labels)
         return datasets.prepare(images[part], data.task), labels[part]
 
-    return locality.Subject(make, batch)
-
-
-@torch.no_grad()
-def label_free(subject: locality.Subject) -> bool:
-    """Whether predictions on the last training batch are those of a copy that never met it.
-
-    `logits` takes no label, but a step may leave something behind. All that it may leave is in the
-    state, so a method restored from that must predict the same.
-    """
-    with torch.enable_grad():
-        last = subject.phases()[-1]
-        method = subject.rehearse(last, TRAINED)
-    phases = method.phases(locality.STEPS)
-    x, _ = subject.batch(sum(n for _, n in phases[:last]) + TRAINED - 1)
-    twin = subject.make()
-    twin.load_state_dict(copy.deepcopy(method.state_dict()))
-    predictions = [
-        m.eval().logits(x, readout, Generator().manual_seed(1))
-        for readout in method.traits.readouts
-        for m in (method, twin)
-    ]
-    return all(map(torch.equal, predictions[::2], predictions[1::2]))
-
-
-@torch.no_grad()
-def passes(subject: locality.Subject) -> float:
-    """Passes through the stack, or copies of it, that one prediction of the headline takes."""
-    method = subject.make().eval()
-    x, _ = subject.batch(0)
-    with count_passes(method) as counted:
-        method.logits(x, method.traits.readouts[0], Generator().manual_seed(0))
-    return counted() / len(x)
+    return Subject(make, batch)
 
 
 # --------------------------------------------------------------------------------- memory
@@ -154,7 +123,7 @@ def memory_by_depth(cell: Cell) -> dict[int, int]:
             blocks = Blocks(build(task, cls.style(config), 1.0))
             method = cls(blocks, task, config, Generator().manual_seed(0)).train()
             method.start(x[:100], y[:100])
-            phases = method.phases(locality.STEPS)
+            phases = method.phases(STEPS)
             # the last phase holds the most; the second step has the optimizer's state as well
             for _ in range(2):
                 with torch.no_grad():
@@ -174,6 +143,7 @@ def peak_bytes(work: Any) -> int:
     Every allocation is counted, weights and optimizer state included; the resident size of the
     process would show the allocator's habits instead.
     """
+    gc.collect()  # or a cycle of earlier work might be freed in the midst of this one's
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or the profiler logs to the terminal
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile:

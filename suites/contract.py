@@ -27,14 +27,13 @@ from methods.base import resolve_config
 from suites import datasets, locality
 from suites.architectures import ARCHITECTURES
 from suites.locality import flat_parameters
-from suites.passes import count_passes
+from suites.subject import STEPS, Subject, step
 from suites.suite import Row, rows_of
 from suites.trial import evaluate
 
 WIDTH = 1 / 8  # factor on all widths: the checks are on rules, not on sizes
 SIDE = 16
 BATCH = 32
-STEPS = 60
 
 
 @dataclass(frozen=True)
@@ -62,9 +61,9 @@ class Case:
         method.start(*toy(20 * n_classes, n_classes, seed=500))
         return method
 
-    def subject(self) -> locality.Subject:
+    def subject(self) -> Subject:
         """This case, for a look at how far its training signals travel."""
-        return locality.Subject(self.make, lambda i: toy(BATCH, seed=1000 + i))
+        return Subject(self.make, lambda i: toy(BATCH, seed=1000 + i))
 
     def refusal(self) -> str | None:
         """The reason the method gives against this architecture, or None."""
@@ -108,13 +107,6 @@ def fit(method: Method, first: int, last: int, steps: int = STEPS) -> list[float
         x, y = toy(BATCH, method.task.n_classes, seed=1000 + i)
         losses.append(float(step(method, x, y, phases[i], i / steps)["loss"]))
     return losses
-
-
-def step(method: Method, x: Tensor, y: Tensor, phase: str, progress: float) -> dict[str, Tensor]:
-    """One training step, as the engine makes it."""
-    with torch.no_grad():
-        x = method.frozen(x, phase)
-    return method.train_step(x, y, phase, progress)
 
 
 @torch.no_grad()
@@ -293,19 +285,11 @@ def check_no_label_at_prediction(case: Case) -> None:
     assert names == ["self", "x", "readout", "rng"], (
         f"logits takes {', '.join(names)}; it must take self, x, readout, rng and nothing else"
     )
-    # Labels could also reach it through something the last training step left behind. All that
-    # may be left behind is in the state: a method restored from it must predict the same.
-    method = case.make()
-    fit(method, 0, 3)
-    x, y = toy(BATCH, seed=77)
-    step(method, x, y, method.phases(STEPS)[-1][0], 0.5)
-    restored = case.make(seed=1)
-    restored.load_state_dict(copy.deepcopy(method.state_dict()))
-    for readout in method.traits.readouts:
-        assert torch.equal(predict(method, x, readout), predict(restored, x, readout)), (
-            f"logits of {readout!r} on the last training batch depend on something that is not in "
-            "state_dict(): labels of that batch may leak into the prediction"
-        )
+    remembered = case.subject().remembering(trained=4)
+    assert not remembered, (
+        f"logits of {remembered[0]!r} on the last training batch depend on something that is not "
+        "in state_dict(): labels of that batch may leak into the prediction"
+    )
 
 
 def check_prediction_changes_nothing(case: Case) -> None:
@@ -406,12 +390,10 @@ def check_auxiliary_parameters(case: Case) -> None:
 
 def check_passes(case: Case) -> None:
     """The cost of a prediction is the number of passes it takes: it is counted, not declared."""
-    method = case.make().eval()
-    x, _ = toy(8)
+    subject = case.subject()
+    method = subject.make()
     for readout in method.traits.readouts:
-        with torch.no_grad(), count_passes(method) as counted:
-            method.logits(x, readout, Generator().manual_seed(0))
-        measured, declared = counted() / len(x), method.eval_passes(readout)
+        measured, declared = subject.passes(readout), method.eval_passes(readout)
         assert measured == declared, (
             f"a prediction by {readout!r} takes {measured:g} passes, eval_passes says {declared}"
         )

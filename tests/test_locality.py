@@ -10,12 +10,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
+from torch.autograd import grad
 
 from methods import Blocks, Method, Task, Traits, load_builtin
 from methods.base import trainable
 from suites import auditing, contract, datasets, locality
 from suites.cell import Cell, Protocol
 from suites.contract import Case
+from suites.subject import Subject
 from suites.suite import audit_cell, rows_of
 
 load_builtin()
@@ -51,8 +53,12 @@ class Bench(Method):
         return self.heads[-1](self.blocks(x).flatten(1))
 
 
-def subject(losses: Callable[[Bench, Tensor, Tensor], list[Tensor]], depth: int = 4) -> Any:
-    cls = type("Planted", (Bench,), {"losses": losses})
+Losses = Callable[["Bench", Tensor, Tensor], list[Tensor]]
+
+
+def subject(losses: Losses | None = None, depth: int = 4, cls: type[Bench] = Bench) -> Any:
+    if losses is not None:
+        cls = type("Planted", (cls,), {"losses": losses})
     task = Task("toy", (1, 16, 16), 4)
 
     def make() -> Method:
@@ -60,7 +66,7 @@ def subject(losses: Callable[[Bench, Tensor, Tensor], list[Tensor]], depth: int 
         blocks = Blocks(auditing.mlp(depth, 12)(task, cls.style(None), 1.0))
         return cls(blocks, task, Config(), Generator().manual_seed(0)).train()
 
-    return locality.Subject(make, lambda i: contract.toy(16, seed=i))
+    return Subject(make, lambda i: contract.toy(16, seed=i))
 
 
 def global_loss(m: Bench, x: Tensor, y: Tensor) -> list[Tensor]:
@@ -144,10 +150,171 @@ def test_only_backprop_of_one_loss_follows_the_true_gradient() -> None:
     assert not locality.follows_gradient(subject(wrong_sign), 2)
 
 
+def test_a_gradient_that_is_not_kept_is_not_judged() -> None:
+    """What lies in .grad from before the step is not the step's."""
+
+    class Silent(Bench):
+        losses = global_loss
+
+        def train_step(self, x: Tensor, y: Tensor, phase: str, p: float) -> dict[str, Tensor]:
+            found = super().train_step(x, y, phase, p)
+            self.optimizer.zero_grad()
+            return found
+
+    assert locality.follows_gradient(subject(global_loss, cls=Silent), 2) is None
+
+
+def test_a_step_against_its_gradient_does_not_follow_it() -> None:
+    """The true gradient in .grad is worth nothing if the update takes another way."""
+
+    class Uphill(Bench):
+        losses = global_loss
+
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            self.optimizer = torch.optim.SGD(trainable(self), 0.1, maximize=True)
+
+    assert locality.follows_gradient(subject(global_loss, cls=Uphill), 2) is False
+
+
 def test_measuring_leaves_autograd_as_it_was() -> None:
-    before = torch.autograd.backward, torch.autograd.grad
+    before = torch.autograd._engine_run_backward
     locality.chains(subject(global_loss))
-    assert (torch.autograd.backward, torch.autograd.grad) == before
+    assert torch.autograd._engine_run_backward is before
+
+
+# --------------------------------------------------------------- leaks that are hard to see
+
+
+class Delayed(Bench):
+    """Each step scales the losses by the size that the last block had one step ago."""
+
+    losses = local_losses
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.register_buffer("size", torch.ones(()))
+
+    def train_step(self, x: Tensor, y: Tensor, phase: str, progress: float) -> dict[str, Tensor]:
+        self.optimizer.zero_grad()
+        found = [loss * self.size for loss in local_losses(self, x, y)]
+        torch.stack(found).sum().backward()
+        self.optimizer.step()
+        self.size = self.blocks[-1].weights.weight.detach().norm()
+        return {"loss": found[-1].detach()}
+
+
+class OneHead(Bench):
+    """All blocks are judged by one head, which they all train."""
+
+    def losses(self, x: Tensor, y: Tensor) -> list[Tensor]:
+        found = []
+        for block in self.blocks:
+            h = block(x)
+            found.append(F.cross_entropy(self.heads[-1](h), y))
+            x = h.detach()
+        return found
+
+
+class NextHead(Bench):
+    """Every block is judged by the head of the next one, which that one trains."""
+
+    def losses(self, x: Tensor, y: Tensor) -> list[Tensor]:
+        found = []
+        for l, block in enumerate(self.blocks):
+            h = block(x)
+            heads = self.heads[l : l + 2]
+            found.append(sum(F.cross_entropy(head(h), y) for head in heads) / len(heads))
+            x = h.detach()
+        return found
+
+
+@pytest.mark.parametrize("leak", [Delayed, OneHead, NextHead])
+def test_news_by_way_of_a_part_outside_the_units_is_found(leak: type[Bench]) -> None:
+    """One step after a perturbation nothing is to be seen of these yet."""
+    planted = subject(cls=leak)
+    assert locality.crossings(planted, 2) == []
+    assert "the update of unit 0 depends on the weights of unit 3" in locality.influences(
+        planted, 2
+    ) or (leak is NextHead and locality.influences(planted, 2))  # fmt: skip
+
+
+class Inputs(Bench):
+    """Nothing is detached, but each loss is differentiated by its own block and head only."""
+
+    def train_step(self, x: Tensor, y: Tensor, phase: str, progress: float) -> dict[str, Tensor]:
+        self.optimizer.zero_grad()
+        for block, head in zip(self.blocks, self.heads, strict=True):
+            x = block(x)
+            loss = F.cross_entropy(head(x), y)
+            loss.backward(inputs=trainable(block, head), retain_graph=True)
+        self.optimizer.step()
+        return {"loss": loss.detach()}
+
+
+def test_a_graph_counts_as_far_as_it_is_differentiated() -> None:
+    planted = subject(cls=Inputs)
+    assert locality.chains(planted) == locality.Chains(2, 2)
+    assert locality.crossings(planted, 2) == [] == locality.influences(planted, 2)
+
+
+class ByName(Bench):
+    """Back-propagation by functions taken from torch by name, through weights used directly."""
+
+    def train_step(self, x: Tensor, y: Tensor, phase: str, progress: float) -> dict[str, Tensor]:
+        parameters = trainable(self.blocks, self.heads[-1])
+        h = x.flatten(1)
+        for block in self.blocks:
+            h = F.relu(F.linear(h, block.weights.weight, block.weights.bias))
+        loss = F.cross_entropy(self.heads[-1](h), y)
+        with torch.no_grad():
+            for p, g in zip(parameters, grad(loss, parameters), strict=True):
+                p -= 0.1 * g
+        return {"loss": loss.detach()}
+
+
+class Functional(ByName):
+    """The same by a transformation of functions."""
+
+    def train_step(self, x: Tensor, y: Tensor, phase: str, progress: float) -> dict[str, Tensor]:
+        weights = {k: v.detach() for k, v in self.named_parameters()}
+
+        def loss(weights: dict[str, Tensor]) -> Tensor:
+            h = x.flatten(1)
+            for l in range(len(self.blocks)):
+                place = f"blocks.{l}.weights."
+                h = F.relu(F.linear(h, weights[place + "weight"], weights[place + "bias"]))
+            return F.cross_entropy(F.linear(h, weights["heads.3.weight"]), y)
+
+        gradients = torch.func.grad(loss)(weights)
+        with torch.no_grad():
+            for name, p in self.named_parameters():
+                p -= 0.1 * gradients[name]
+        return {"loss": x.new_zeros(())}
+
+
+@pytest.mark.parametrize("cls", [ByName, Functional])
+def test_chains_are_seen_however_they_are_differentiated(cls: type[Bench]) -> None:
+    assert locality.chains(subject(cls=cls)).longest == 5
+    if cls is ByName:  # weights that no module call shows
+        assert "gradients of unit 3 reach unit 0" in locality.crossings(subject(cls=cls), 2)
+
+
+class HalfFrozen(Bench):
+    """Every second block stands still, and the gradient goes through it all the same."""
+
+    losses = global_loss
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        for block in self.blocks[1::2]:
+            block.requires_grad_(False)
+
+
+def test_layers_that_stand_still_count() -> None:
+    planted = subject(cls=HalfFrozen)
+    assert locality.chains(planted).longest == 5
+    assert "gradients of unit 1 reach unit 0" in locality.crossings(planted, 2)
 
 
 # ------------------------------------------------------------ the rules, told apart by measuring

@@ -9,7 +9,7 @@ from torch import nn
 
 from methods.decoupled import Decoupled, auxiliary_net
 from suites import locality
-from suites.locality import Subject
+from suites.subject import Subject
 from tests.methods.toy import batch, make
 
 CONV = "cnn-small"

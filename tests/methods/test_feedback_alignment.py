@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from methods import Method
 from methods.feedback_alignment import Feedback
 from suites import contract, locality
+from suites.subject import Subject
 from suites.suite import Row
 from tests.methods.toy import batch, make
 
@@ -234,7 +235,7 @@ def test_feedback_never_changes_and_is_restored(name: str, architecture: str) ->
 def test_locality_tells_the_rules_apart() -> None:
     """FA's errors pass all layers; DFA's pass none, but its blocks hear of the output's weights."""
 
-    def subject(name: str) -> locality.Subject:
+    def subject(name: str) -> Subject:
         return contract.Case(Row(name, name, name, {}), "mlp-3x1000").subject()
 
     longest = {n: locality.chains(subject(n)).longest for n in ("backprop", "fa", "usf", "dfa")}

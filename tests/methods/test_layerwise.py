@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from methods.layerwise import Layerwise
 from suites import locality
 from suites.contract import Case
-from suites.locality import Subject
+from suites.subject import Subject
 from suites.suite import rows_of
 from tests.methods.toy import batch, make
 
