@@ -45,12 +45,7 @@ def build_table(
     columns = _columns(plan["columns"])
     runs: dict[tuple[str, str], list[Run]] = {}
     readout_of = {row.id: row.readout for row in rows}
-    audits = {
-        (a["row"], a["column"]): records[a["key"]].get("audit") or {}
-        for a in plan.get("audits") or ()
-        if (records.get(a["key"]) or {}).get("status") == "ok"
-        and records[a["key"]]["code_sha"] == a["code_sha"]  # an old audit says nothing of now
-    }
+    audits = {(a["row"], a["column"]): _audit(a, records) for a in plan.get("audits") or ()}
     for wanted in plan["cells"]:
         record = records.get(wanted["key"])
         run = _run(wanted, record, (live or {}).get(wanted["key"]), plan["headline"], readout_of)
@@ -68,11 +63,13 @@ def build_table(
                 cell = Cell(row.id, column.id, "unsupported", reason=unsupported[place])
             else:
                 cell = Cell(row.id, column.id, "missing", reason="not asked for by this plan")
-            measured = audits.get(place)
-            cells[place] = cell if measured is None else replace(cell, audit=measured)
+            if place in audits:
+                audit, failure = audits[place]
+                cell = replace(cell, audit=audit, audit_failure=failure)
+            cells[place] = cell
     claims: tuple[Claim, ...] = ()
     if published is not None and plan["headline"]["metric"] == "accuracy_pct":
-        claims = _claims(rows, columns, cells, published)
+        claims = _claims(plan, rows, columns, cells, published)
     for place, cell in cells.items():
         about = tuple(c for c in claims if (c.row, c.column) == place)
         cells[place] = replace(cell, claims=about)
@@ -110,6 +107,21 @@ def _columns(entries: Sequence[Mapping[str, Any]]) -> tuple[Column, ...]:
             Column(entry["id"], dataset, architecture, label, entry.get("protocol") or {})
         )
     return tuple(columns)
+
+
+def _audit(
+    wanted: Mapping[str, Any], records: Mapping[str, Record]
+) -> tuple[Mapping[str, Any], str]:
+    """What the audit of one place measured, or why it is not shown; both empty if not made."""
+    record = records.get(wanted["key"])
+    if record is None:
+        return {}, ""
+    if record["status"] != "ok":
+        reason = (record.get("reason") or "no reason recorded").strip().partition("\n")[0]
+        return {}, f"{record['status']}: {reason}"
+    if record["code_sha"] != wanted["code_sha"]:  # it says nothing of the rule as it is now
+        return {}, "made by older sources"
+    return record.get("audit") or {}, ""
 
 
 def _run(
@@ -215,6 +227,7 @@ def _cost(ok: Sequence[Run]) -> dict[str, float]:
 
 
 def _claims(
+    plan: Plan,
     rows: Sequence[Row],
     columns: Sequence[Column],
     cells: Mapping[tuple[str, str], Cell],
@@ -228,7 +241,8 @@ def _claims(
             for number in published(row.id, dataset):
                 column = places.get(number.architecture)
                 cell = cells[row.id, column.id] if column else None
-                found.append(claim_of(number, row, dataset, column, cell))
+                place = (plan["suite"], plan["profile"])
+                found.append(claim_of(number, row, dataset, column, cell, *place))
     return tuple(found)
 
 

@@ -89,7 +89,10 @@ def caption(table: Table) -> list[str]:
     if counts(table)["stale"]:
         sentences.append("\u2020: made in part by older sources than the current ones (stale).")
     if any(c.claims for c in table.cells.values()):
-        sentences.append("Published: the source's own number, with ours minus it in parentheses.")
+        sentences.append(
+            "Published: the source's own number, with ours minus it in parentheses; where sources "
+            "differ, the lowest and the highest."
+        )
     sentences.append(count_text(table))
     newest = table.newest
     sentences.append(

@@ -9,7 +9,7 @@ from pathlib import Path
 import jinja2
 
 from reports.caption import caption
-from reports.formatting import decimals, signed
+from reports.formatting import MINUS, decimals, published_text
 from reports.statistics import Estimate
 from reports.table import Cell, Table
 
@@ -172,8 +172,5 @@ def _number(value: Estimate, bold: bool) -> str:
 def _published(cell: Cell) -> str:
     if not cell.claims:
         return ""
-    claim = cell.claims[0]
-    text = f"{claim.accuracy_pct:.1f}"
-    if claim.difference is None:
-        return text
-    return f"{text} (${signed(claim.difference)}$)".replace("−", "-")
+    text = published_text([(c.accuracy_pct, c.difference) for c in cell.claims])
+    return re.sub(r"\(([^)]*)\)", lambda m: f"(${m[1].replace(MINUS, '-')}$)", text)

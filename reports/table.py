@@ -19,11 +19,17 @@ class Published(Protocol):
     @property
     def accuracy_pct(self) -> float: ...
     @property
+    def decimals(self) -> int: ...
+    @property
     def std(self) -> float | None: ...
+    @property
+    def std_kind(self) -> str: ...
     @property
     def epochs(self) -> str: ...
     @property
     def augmentation(self) -> str: ...
+    @property
+    def suite(self) -> str: ...
     @property
     def source(self) -> str: ...
     @property
@@ -44,7 +50,9 @@ class Claim:
     """A published number beside ours; difference = ours - published, in percentage points."""
 
     accuracy_pct: float
+    decimals: int  # as printed
     std: float | None
+    std_kind: str
     epochs: str
     source: str
     difference: float | None
@@ -89,6 +97,7 @@ class Cell:
     # name of a measure -> mean over the ok seeds that have it; seconds, bytes, images/s, FLOPs
     cost: Mapping[str, float] = field(default_factory=dict)
     audit: Mapping[str, Any] = field(default_factory=dict)  # as measured, see suites/auditing.py
+    audit_failure: str = ""  # why a measurement that was made is not shown
 
     @property
     def n_wanted(self) -> int:

@@ -28,9 +28,12 @@ class Published:
         architecture: name of the same network here, or empty.
         readout: which of the row's readouts the claim is about; empty for the headline.
         network: the network in the words of the source.
-        std: spread as published; the note says so where it is not a standard deviation.
+        decimals: as printed.
+        std: spread as published.
+        std_kind: "standard error" where the source says that std is one; else empty.
         augmentation: name here of what was done to training images, "none" included; empty when
             it is not known.
+        suite: name here of the suite whose profile `paper` has the published protocol, or empty.
         epochs: training budget in the words of the source, empty when it is not stated.
     """
 
@@ -42,10 +45,13 @@ class Published:
     network: str
     accuracy_pct: float
     std: float | None
+    std_kind: str
     epochs: str
     augmentation: str
+    suite: str
     source: str
     note: str
+    decimals: int = 0
 
 
 @functools.cache
@@ -57,7 +63,7 @@ def load() -> tuple[Published, ...]:
     """
     with FILE.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file, strict=True)
-        expected = [field.name for field in fields(Published)]
+        expected = [field.name for field in fields(Published) if field.name != "decimals"]
         if reader.fieldnames != expected:
             raise ValueError(f"{FILE.name}: columns are {reader.fieldnames}, not {expected}")
         return tuple(_parse(line, reader.line_num) for line in reader)
@@ -74,10 +80,13 @@ def _parse(line: dict[str, str], number: int) -> Published:
             network=line["network"],
             accuracy_pct=float(line["accuracy_pct"]),
             std=float(line["std"]) if line["std"] else None,
+            std_kind=line["std_kind"],
             epochs=line["epochs"],
             augmentation=line["augmentation"],
+            suite=line["suite"],
             source=line["source"],
             note=line["note"],
+            decimals=len(line["accuracy_pct"].partition(".")[2]),
         )
     except (ValueError, TypeError) as error:
         raise ValueError(f"{FILE.name}, line {number}: {error}") from error

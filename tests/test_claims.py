@@ -18,12 +18,15 @@ COLUMN = Column("mnist/mlp", "mnist", "mlp", "mlp", {"epochs": 60})
 @dataclass(frozen=True)
 class Number:
     accuracy_pct: float = 98.0
+    decimals: int = 2
     std: float | None = None
+    std_kind: str = ""
     epochs: str = "60"
     source: str = "Table 1"
     architecture: str = "mlp"
     readout: str = ""
     augmentation: str = ""
+    suite: str = "ff-mnist"
     network: str = "a network"
     note: str = ""
 
@@ -40,7 +43,7 @@ def cell(*values: float, epochs: int = 60, n: int = 10_000) -> Cell:
 
 
 def verdict(number: Any, found: Cell | None, column: Column | None = COLUMN) -> str:
-    return claims.claim_of(number, ROW, "mnist", column, found).verdict
+    return claims.claim_of(number, ROW, "mnist", column, found, "ff-mnist", "paper").verdict
 
 
 @pytest.mark.parametrize(
@@ -66,6 +69,28 @@ def verdict(number: Any, found: Cell | None, column: Column | None = COLUMN) -> 
 )
 def test_verdicts(number: Number, found: Cell, expected: str) -> None:
     assert verdict(number, found) == expected
+
+
+@pytest.mark.parametrize(
+    ("suite", "profile", "value", "expected"),
+    [
+        ("ff-mnist", "paper", 97.0, "not reached"),
+        ("ff-mnist", "standard", 97.0, "not run"),  # another budget, split or settings
+        ("table1", "paper", 97.0, "not run"),
+        ("table1", "paper", 98.5, "reached"),  # whoever gets there otherwise is there
+    ],
+)
+def test_only_the_published_protocol_can_fall_short(
+    suite: str, profile: str, value: float, expected: str
+) -> None:
+    found = claims.claim_of(Number(), ROW, "mnist", COLUMN, cell(value), suite, profile)
+    assert found.verdict == expected
+
+
+def test_a_printed_digit_is_a_rounded_one() -> None:
+    """98 printed without decimals may have been 97.5."""
+    assert verdict(Number(98.0, decimals=0), cell(97.3)) == "reached"
+    assert verdict(Number(98.0, decimals=1), cell(97.3)) == "not reached"
 
 
 def test_a_claim_is_held_against_the_readout_that_it_is_about() -> None:

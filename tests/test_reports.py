@@ -47,6 +47,9 @@ class Number:
     architecture: str = "mlp-2x500"
     readout: str = ""
     augmentation: str = ""
+    suite: str = "a"
+    decimals: int = 2
+    std_kind: str = ""
     network: str = "2x500"
     note: str = ""
 
@@ -320,6 +323,67 @@ def test_published_number_comes_with_difference_and_source(tmp_path: Path) -> No
     page = render_html(table)
     assert "98.4" in page and "Table 2" in page and "\u22120.4" in page
     assert "98.4 ($-0.4$)" in render_latex(table)
+
+
+def test_of_several_published_numbers_none_is_the_one(tmp_path: Path) -> None:
+    def published(row: str, dataset: str) -> list[Number]:
+        both = [Number(98.4, None, "60", "Table 2"), Number(97.1, None, "10", "another")]
+        return both if row == "hff" else []
+
+    store = filled(tmp_path, make_plan(), [make_record(seed=s) for s in range(3)])
+    table = build_module.read("table1", store, published)
+    assert "published 97.1 to 98.4<" in render_html(table)
+    assert "97.1 to 98.4" in render_latex(table)
+
+
+# ------------------------------------------------------------------------- locality
+
+
+def audited(folder: Path, *measured: tuple[str, str, dict[str, Any]]) -> str:
+    """The page of a table with two data sets and audits of (row, status, what was found)."""
+    columns = ("digits/mlp-2x500", "mnist/mlp-2x500")
+    plan = make_plan(tuple(dict.fromkeys(row for row, _, _ in measured)), columns, seeds=1)
+    records = []
+    plan["audits"] = []
+    for row, status, found in measured:
+        record = make_record(row, status=status, reason="it broke" if status != "ok" else None)
+        record |= {"cell": {"audit": row}, "key": cell_key({"audit": row}), "audit": found}
+        records.append(record)
+        plan["audits"] += [
+            {"key": record["key"], "row": row, "column": c, "code_sha": CURRENT} for c in columns
+        ]
+    return render_html(build_module.read("table1", filled(folder, plan, records), nothing))
+
+
+FOUND = {"chain_longest": 2, "crosses_units": False, "depends_on_later": False, "label_free": True}
+
+
+def test_the_audit_is_shown_once_for_all_data_sets(tmp_path: Path) -> None:
+    page = audited(tmp_path, ("hff", "ok", FOUND))
+    section = page[page.index('id="audit"') :].partition("</section>")[0]
+    assert section.count('data-value="HFF"') == 1
+    assert "\u2260 declared</td>" not in section
+
+
+@pytest.mark.parametrize(
+    ("row", "found", "marked"),
+    [
+        ("hff", {"crosses_units": True}, True),  # it says that it is local
+        ("hff", {"depends_on_later": True}, True),
+        ("hff", {"label_free": False}, True),
+        ("backprop", {"crosses_units": True, "depends_on_later": True}, False),
+    ],
+)
+def test_what_a_method_denies_is_marked(
+    tmp_path: Path, row: str, found: dict[str, Any], marked: bool
+) -> None:
+    page = audited(tmp_path, (row, "ok", {**FOUND, **found}))
+    assert ("\u2260 declared</td>" in page) == marked
+
+
+def test_a_failed_audit_is_on_the_page(tmp_path: Path) -> None:
+    page = audited(tmp_path, ("hff", "failed", {}))
+    assert "not measured: failed: it broke" in page
 
 
 def test_running_cells_are_shown_as_running() -> None:
