@@ -1,11 +1,13 @@
 """Greedy layerwise learning (Belilovsky et al. 2019, arXiv 1812.11446) with k = 1, 2, 3.
 
     h_j = block_j(sg[h_{j-1}])
-    z_j = C_j(h_j) = linear ∘ average-pool to 2x2 ∘ (k − 1) times [conv3x3, ReLU]
+    z_j = C_j(h_j) = linear ∘ BN ∘ average-pool to 2x2 ∘ (k − 1) times [conv3x3, BN, ReLU]
     phase j: minimise  CE(z_j, y)  over block j and C_j; all blocks before j stand still
 
 Each phase solves a problem with k hidden layers, of which the block is one; C_j has the other
-k − 1. Prediction: z_J, or the ensemble  Z = sum_j 2^j z_j / sum_j 2^j.
+k − 1; with k = 1 there is no batch norm (BN).
+
+    prediction:  z_J, or the ensemble  Z = sum_j 2^j z_j / sum_j 2^j
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ class LayerwiseConfig:
     """Defaults of the paper for CIFAR-10 (section 4; released code, cifar.py)."""
 
     k: int = 3  # hidden layers of each phase's problem, the block included
-    aux_width: int = 128  # channels, or units, of the hidden layers of C_j
+    # channels, or units, of the hidden layers of C_1; those of C_j grow as the blocks' own do
+    aux_width: int = 128
     lr: float = 0.1  # SGD
     dense_lr: float = 0.02  # ours, for dense blocks behind convolutions where k = 1
     momentum: float = 0.9
@@ -75,7 +78,7 @@ class Layerwise(Method):
 
     name = "layerwise"
     label = "Layerwise"
-    version = 1
+    version = 2
     source = "arXiv 1812.11446"
     traits = Traits(local_updates=True, readouts=("last", "ensemble"))
     Config = LayerwiseConfig
@@ -83,7 +86,12 @@ class Layerwise(Method):
 
     def __init__(self, blocks: Blocks, task: Task, config: LayerwiseConfig, rng: Generator) -> None:
         super().__init__(blocks, task, config, rng)
-        nets = [auxiliary_net(b, task.n_classes, config.k, config.aux_width) for b in blocks]
+        nets = []
+        for block in blocks:
+            # the released code doubles both at each downsampling
+            first = next(b.out_shape[0] for b in blocks if len(b.out_shape) == len(block.out_shape))
+            width = config.aux_width * block.out_shape[0] // first
+            nets.append(auxiliary_net(block, task.n_classes, config.k, width))
         self.head = nets[-1]
         # needed in training, and by the readout `ensemble`
         self.aux.update({f"net_{j}": net for j, net in enumerate(nets[:-1])})

@@ -51,6 +51,7 @@ class NoPropBackprop(Method):
     Differs: the image encoder is the architecture under test, and `cnn-small` is the paper's. As
         there, the last dense layer of a convolutional encoder has no activation; other encoders
         get a linear layer of 256 behind them.
+    Differs: no batch norm inside the encoder of convolutional architectures, as in the paper.
     """
 
     name = "noprop-backprop"

@@ -59,8 +59,11 @@ class NoPropCTConfig:
 class NoPropCT(Method):
     """One network that denoises the label at any time; back-propagation through all of it.
 
-    Differs: the sampler, the width of the net behind γ, its first values, and the frequencies of
-        the embedding of t are inferred: the paper leaves them open.
+    Differs: the sampler, the width of the net behind γ, and the frequencies of the embedding of t
+        are inferred: the paper leaves them open.
+    Differs: γ falls from 5 to −3 at the start, which the paper leaves open too; the wider span from
+        7 to −7 (`gamma_1`, `gamma_0`) puts nearly all weight on labels that are clean anyway, and
+        runs of a few epochs do not learn with it.
     Differs: the classifier starts with the class embeddings, at length 1, as its weights: it makes
         one update per mini-batch, and from a random start confuses classes for long.
     Differs: the image encoder is the architecture under test, and `cnn-small` is the paper's.
@@ -144,7 +147,7 @@ class NoPropCT(Method):
         image, times = self.net.image_term(x), self.net.time_term(grid[:-1])
         if readout == "sampled":
             from_label, from_z, variance = posterior(torch.sigmoid(-gamma.double()))
-            noise = variance.sqrt().to(z.dtype)
+            noise = variance.clamp(min=0).sqrt().to(z.dtype)  # rounding may go below
             from_label, from_z = from_label.to(z.dtype), from_z.to(z.dtype)
         else:
             from_label, from_z = euler_factors(gamma[:-1], slope[:-1], 1 / steps)

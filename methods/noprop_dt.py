@@ -58,8 +58,9 @@ class NoPropDT(Method):
 
     Differs: all blocks are trained on every mini-batch, where the paper loops over t outside the
         mini-batches. With one-hot embeddings blocks share nothing, so each block's update rule is
-        unchanged. Classifier and embeddings are updated T times per mini-batch, as often as in the
-        paper.
+        unchanged; trained embeddings move in another order, since here every block sees them after
+        a T-th of the updates that the paper's later blocks see. Classifier and embeddings are
+        updated T times per mini-batch, as often as in the paper.
     Differs: the paper names a cosine schedule without its formula; offset and clip are inferred.
     Differs: the image encoder is the architecture under test, and `cnn-small` is the paper's. As
         there, the last dense layer of a convolutional encoder has no activation; other encoders

@@ -9,8 +9,8 @@ no sphere, cosine Mono-Forward neither several prototypes nor a margin nor AuxCo
 
 from __future__ import annotations
 
-from suites.suite import Profile, Row, Suite
-from suites.table1 import quick, standard
+from suites.suite import Profile, Row, Suite, digits
+from suites.table1 import standard
 
 
 def _row(suffix: str, label: str, **settings: object) -> Row:
@@ -69,13 +69,9 @@ SUITE = Suite(
     title="HFF: every open choice varied alone",
     methods=(*CONTROLS, "hff", *CHOICES, *ON_FEATURE_MAPS),
     profiles={
-        "quick": Profile(
-            note="Handwritten digits of 8x8 pixels: it shows that every choice can be made, not "
-            "which is best.",
-            datasets=("digits",),
-            architectures=("mlp-2x500", "cnn-small"),
-            seeds=3,
-            protocol=quick,
+        "quick": digits(
+            ("mlp-2x500", "cnn-small"),
+            note="it shows that every choice can be made, not which is best",
             wanted=wanted,
         ),
         "standard": Profile(

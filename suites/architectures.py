@@ -195,20 +195,20 @@ ARCHITECTURES: dict[str, Architecture] = {
             min_size=16,
         ),
         Architecture(
-            "layercnn-5x256",
-            "5 convolutions of 256 channels, invertible downsampling before 2 and 4 "
-            "(arXiv 1812.11446, k = 1)",
-            # The paper counts layers from 0: its P_1 and P_3. The released code also doubles the
-            # channels there; the paper's table gives one width.
-            _convolutions([256, "P", 256, 256, "P", 256, 256], "space_to_depth"),
+            "layercnn-256",
+            "5 convolutions of 256, 256, 512, 1024, 1024 channels, invertible downsampling before "
+            "the third and fourth (arXiv 1812.11446, k = 1)",
+            # As the released command builds it; the paper's text has downsampling elsewhere and
+            # names the first width only.
+            _convolutions([256, 256, "P", 512, "P", 1024, 1024], "space_to_depth"),
             min_size=4,
             multiple=4,
         ),
         Architecture(
-            "layercnn-4x128",
-            "4 convolutions of 128 channels, invertible downsampling before the third "
-            "(arXiv 1812.11446, k = 2 and 3)",
-            _convolutions([128, 128, "P", 128, 128], "space_to_depth"),
+            "layercnn-128",
+            "4 convolutions of 128, 128, 256, 256 channels, invertible downsampling before the "
+            "third (arXiv 1812.11446, k = 2 and 3)",
+            _convolutions([128, 128, "P", 256, 256], "space_to_depth"),
             min_size=2,
             multiple=2,
         ),

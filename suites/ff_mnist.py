@@ -9,12 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from suites.cell import Protocol
-from suites.suite import Profile, Row, Suite
-
-
-def quick(dataset: str, architecture: str) -> Protocol:
-    """Digits of 8x8 pixels."""
-    return Protocol(epochs=30, batch_size=64)
+from suites.suite import Profile, Row, Suite, digits
 
 
 def standard(dataset: str, architecture: str) -> Protocol:
@@ -58,14 +53,7 @@ SUITE = Suite(
         Row("ff-mean", "Forward-Forward, mean goodness", "ff", {"goodness": "mean"}),
     ),
     profiles={
-        "quick": Profile(
-            note="Handwritten digits of 8x8 pixels: it shows that everything works.",
-            datasets=("digits",),
-            architectures=("mlp-2x500",),
-            seeds=3,
-            protocol=quick,
-            settings=settings,
-        ),
+        "quick": digits(("mlp-2x500",), settings=settings),
         "standard": Profile(
             note="30 epochs of MNIST.",
             datasets=("mnist",),

@@ -10,15 +10,10 @@ targets of unknown protocol, and the networks here are those of table 1.
 from __future__ import annotations
 
 from suites.cell import Protocol
-from suites.suite import Profile, Suite
+from suites.suite import Profile, Suite, digits
 from suites.table1 import AUGMENTATION as COLOUR
 
 AUGMENTATION = {**COLOUR, "mnist": "crop2"}  # without, the networks overfit within 10 epochs
-
-
-def quick(dataset: str, architecture: str) -> Protocol:
-    """Digits of 8x8 pixels."""
-    return Protocol(epochs=30 if architecture.startswith("mlp") else 10, batch_size=64)
 
 
 def standard(dataset: str, architecture: str) -> Protocol:
@@ -44,13 +39,7 @@ SUITE = Suite(
         "hff",
     ),
     profiles={
-        "quick": Profile(
-            note="Handwritten digits of 8x8 pixels: it shows that everything works.",
-            datasets=("digits",),
-            architectures=("mlp-2x500", "cnn-small"),
-            seeds=3,
-            protocol=quick,
-        ),
+        "quick": digits(("mlp-2x500", "cnn-small")),
         "standard": Profile(
             note="30 epochs of MNIST and CIFAR-10.",
             datasets=("mnist", "cifar10"),

@@ -9,14 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from suites.cell import Protocol
-from suites.suite import Profile, Suite
+from suites.suite import Profile, Suite, digits
 
-LAYERS = {"layercnn-5x256": 5, "layercnn-4x128": 4}
-
-
-def quick(dataset: str, architecture: str) -> Protocol:
-    """Digits of 8x8 pixels; the sequential rules share the epochs out among their layers."""
-    return Protocol(epochs=12, batch_size=64)
+LAYERS = {"layercnn-256": 5, "layercnn-128": 4}
 
 
 def standard(dataset: str, architecture: str) -> Protocol:
@@ -33,16 +28,16 @@ def paper(dataset: str, architecture: str) -> Protocol:
 def settings(row: str, dataset: str, architecture: str) -> dict[str, Any]:
     """Backprop gets the batch norm of the layer-wise networks that have it."""
     if row == "backprop":
-        return {"norm": "none" if architecture == "layercnn-5x256" else "batch"}
+        return {"norm": "none" if architecture == "layercnn-256" else "batch"}
     return {}
 
 
 def wanted(row: str, dataset: str, architecture: str) -> bool:
-    """k = 1 has five layers of 256, k = 2 and 3 have four of 128."""
+    """k = 1 has five layers from 256 channels on, k = 2 and 3 have four from 128 on."""
     if row == "layerwise-k1":
-        return architecture == "layercnn-5x256"
+        return architecture == "layercnn-256"
     if row.startswith("layerwise"):
-        return architecture == "layercnn-4x128"
+        return architecture == "layercnn-128"
     return True
 
 
@@ -51,19 +46,17 @@ SUITE = Suite(
     title="Greedy learning layer by layer",
     methods=("backprop", "deep-supervision", "layerwise", "decoupled"),
     profiles={
-        "quick": Profile(
-            note="Handwritten digits of 8x8 pixels: it shows that everything works.",
-            datasets=("digits",),
-            architectures=("layercnn-4x128", "layercnn-5x256"),
+        "quick": digits(
+            ("layercnn-128", "layercnn-256"),
             seeds=1,
-            protocol=quick,
+            epochs=(12, 12),  # the sequential rules share them out among their layers
             settings=settings,
             wanted=wanted,
         ),
         "standard": Profile(
             note="15 epochs a layer.",
             datasets=("cifar10",),
-            architectures=("layercnn-5x256", "layercnn-4x128"),
+            architectures=("layercnn-256", "layercnn-128"),
             seeds=3,
             protocol=standard,
             settings=settings,
@@ -72,7 +65,7 @@ SUITE = Suite(
         "paper": Profile(
             note="50 epochs a layer, as published; rules that train all at once get the sum.",
             datasets=("cifar10",),
-            architectures=("layercnn-5x256", "layercnn-4x128"),
+            architectures=("layercnn-256", "layercnn-128"),
             seeds=3,
             protocol=paper,
             settings=settings,

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from suites.cell import Protocol
-from suites.suite import Profile, Suite
+from suites.suite import Profile, Suite, digits
 
 EPOCHS = {"mnist": 100, "kmnist": 100, "svhn": 100, "fashion-mnist": 200}  # the others: 400
 AUGMENTATION = {
@@ -33,11 +33,6 @@ MILESTONES = {
     "cifar10": (0.5, 0.75, 0.875, 0.9375), "cifar100": (0.5, 0.75, 0.875, 0.9375),
 }  # fmt: skip
 GREY = ("mnist", "fashion-mnist", "kmnist")
-
-
-def quick(dataset: str, architecture: str) -> Protocol:
-    """Digits of 8x8 pixels."""
-    return Protocol(epochs=30 if architecture.startswith("mlp") else 10, batch_size=64)
 
 
 def standard(dataset: str, architecture: str) -> Protocol:
@@ -86,14 +81,7 @@ SUITE = Suite(
     title="Local error signals: prediction, similarity and both",
     methods=("backprop", "greedy"),
     profiles={
-        "quick": Profile(
-            note="Handwritten digits of 8x8 pixels: it shows that everything works.",
-            datasets=("digits",),
-            architectures=("mlp-2x500", "cnn-small"),
-            seeds=3,
-            protocol=quick,
-            settings=settings,
-        ),
+        "quick": digits(("mlp-2x500", "cnn-small"), settings=settings),
         "standard": Profile(
             note="30 epochs of MNIST and CIFAR-10.",
             datasets=("mnist", "cifar10"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from suites.cell import Protocol
-from suites.suite import Profile, Row, Suite
+from suites.suite import Profile, Row, Suite, digits
 
 FAMILIES = (
     ("noprop-backprop", "Backprop, the same blocks"),
@@ -30,11 +30,6 @@ def rows() -> tuple[Row, ...]:
     # if one block does as well, denoising adds nothing
     found.append(Row("noprop-t1", "NoProp-DT, T = 1", "noprop", {"steps": 1}))
     return tuple(found)
-
-
-def quick(dataset: str, architecture: str) -> Protocol:
-    """Digits of 8x8 pixels."""
-    return Protocol(epochs=5, batch_size=64)
 
 
 def standard(dataset: str, architecture: str) -> Protocol:
@@ -59,13 +54,7 @@ SUITE = Suite(
     title="NoProp: discrete time, continuous time and flow matching, by class embedding",
     methods=rows(),
     profiles={
-        "quick": Profile(
-            note="Handwritten digits of 8x8 pixels: it shows that everything works.",
-            datasets=("digits",),
-            architectures=("cnn-small",),
-            seeds=1,
-            protocol=quick,
-        ),
+        "quick": digits(("cnn-small",), seeds=1, epochs=(5, 5)),
         "standard": Profile(
             note="A tenth of the published epochs, every method alike.",
             datasets=("mnist", "cifar10"),

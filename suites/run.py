@@ -17,12 +17,8 @@ from typing import NoReturn
 
 import torch
 from rich.console import Console
-from rich.table import Table as TextTable
 
 from methods import METHODS, PluginError
-from reports.caption import metric_text
-from reports.formatting import estimate_text
-from reports.table import Table
 from results.record import FINAL
 from results.store import Store
 from suites import (
@@ -37,10 +33,11 @@ from suites import (
     noprop_table1,
     table1,
 )
-from suites.architectures import ARCHITECTURES
-from suites.datasets import DATASETS, DatasetError
+from suites.datasets import DatasetError
 from suites.progress import Display
-from suites.suite import Request, RequestError, Suite, Wanted, choose, expand, rows_of
+from suites.request import Request, Wanted, expand
+from suites.show import show_dry_run, show_list, show_table
+from suites.suite import RequestError, Suite, choose, rows_of
 from suites.trial import Job
 
 SUITES: dict[str, Suite] = {
@@ -67,6 +64,10 @@ examples:
       MNIST, fetched into ~/data first
   python -m suites.run table1 --plugin my_method.py
       one more row: the method that my_method.py registers (see CONTRIBUTING.md)
+  python -m suites.run audit --plugin my_method.py --methods mine backprop
+      how far the training signals of your method travel, measured
+  python -m suites.run noprop-table1 --profile paper --data-dir ~/data
+      the table of a paper under its own protocol
   python -m suites.run table1 --dry-run
       what would be trained
 
@@ -117,8 +118,8 @@ def parser() -> argparse.ArgumentParser:
         "--profile",
         default="quick",
         metavar="NAME",
-        help="budget: quick (minutes, laptop, embedded data; the default), "
-        "standard (one GPU, hours), paper (longest published budgets)",
+        help="budget: quick (minutes, laptop, embedded data; the default); most suites have "
+        "standard (one GPU, hours) and paper (the published budgets), see --list",
     )
     what.add_argument(
         "--methods",
@@ -204,14 +205,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         extra = local.load_methods(args.plugin)
         if args.list:
-            show_list(console)
+            show_list(console, SUITES)
             return 0
         request = resolve(args, shlex.join(["python", "-m", "suites.run", *arguments]), extra)
         device = check_device(args.device)
         check_numbers(args)
         store = Store(args.results_dir)
         if args.dry_run:
-            show_dry_run(console, request, store)
+            todo = {wanted.cell.key for wanted in remaining(request, store)[0]}
+            show_dry_run(console, request, todo)
             return 0
         check_writable(store, args.report_dir)
         check_data(request, args.data_dir, args.download)
@@ -225,6 +227,7 @@ def resolve(args: argparse.Namespace, command: str, extra_methods: Sequence[str]
     if args.suite is None:
         raise RequestError("say which suite to run, e.g. table1, or --list")
     suite = SUITES[choose("suite", [args.suite], list(SUITES))[0]]
+    check_rows(args.methods or (), suite)
     return expand(
         suite,
         args.profile,
@@ -237,6 +240,17 @@ def resolve(args: argparse.Namespace, command: str, extra_methods: Sequence[str]
         extra_methods=extra_methods,
         audit=args.audit,
     )
+
+
+def check_rows(names: Sequence[str], suite: Suite) -> None:
+    """Raises RequestError for a row that only another suite has, with its settings."""
+    here = {name for row in rows_of([*suite.methods, *METHODS]) for name in (row.id, row.method)}
+    for name in names:
+        for other in SUITES.values():
+            if name not in here and name in {row.id for row in rows_of(other.methods)}:
+                raise RequestError(
+                    f"{name!r} is a row of suite {other.name!r}, not of {suite.name!r}"
+                )
 
 
 def check_device(wanted: str) -> str:
@@ -385,66 +399,6 @@ def report(args: argparse.Namespace, request: Request, store: Store, console: Co
     for path in paths:
         console.print(str(path), markup=False, highlight=False)
     return 1 if bad else 0
-
-
-def show_table(table: Table, console: Console) -> None:
-    """Prints the table's means and intervals."""
-    text = TextTable(title=f"{table.plan['title']}: {metric_text(table)}", title_justify="left")
-    text.add_column("")
-    for column in table.columns:
-        text.add_column(f"{column.dataset} {column.architecture}")
-    for row in table.rows:
-        cells = [table.cell(row, column) for column in table.columns]
-        text.add_row(
-            row.label, *(estimate_text(c.estimate) if c.estimate else c.state for c in cells)
-        )
-    console.print(text)
-
-
-def show_list(console: Console) -> None:
-    """Prints everything that can be named on the command line."""
-    for suite in SUITES.values():
-        table = TextTable(title=f"suite {suite.name}: {suite.title}", title_justify="left")
-        for heading in ("profile", "datasets", "architectures", "seeds", "what for"):
-            table.add_column(heading)
-        for name, profile in suite.profiles.items():
-            table.add_row(
-                name, ", ".join(profile.datasets), ", ".join(profile.architectures),
-                str(profile.seeds), profile.note,
-            )  # fmt: skip
-        console.print(table)
-    table = TextTable(title="methods", title_justify="left")
-    for heading in ("--methods", "label", "readouts", "source"):
-        table.add_column(heading)
-    for row in rows_of(METHODS):
-        cls = METHODS[row.method]
-        table.add_row(row.id, row.label, ", ".join(cls.traits.readouts), cls.source)
-    console.print(table)
-    table = TextTable(title="datasets", title_justify="left")
-    for heading in ("--datasets", "image", "classes", "where"):
-        table.add_column(heading)
-    for data in DATASETS.values():
-        where = "embedded" if data.embedded else f"--data-dir DIR (DIR/{data.folder})"
-        table.add_row(data.name, "x".join(map(str, data.shape)), str(data.n_classes), where)
-    console.print(table)
-    table = TextTable(title="architectures", title_justify="left")
-    for heading in ("--architectures", "blocks"):
-        table.add_column(heading)
-    for architecture in ARCHITECTURES.values():
-        table.add_row(architecture.name, architecture.description)
-    console.print(table)
-
-
-def show_dry_run(console: Console, request: Request, store: Store) -> None:
-    """Prints the wanted cells, those on record marked, and what no method can do."""
-    todo = {wanted.cell.key for wanted in remaining(request, store)[0]}
-    for wanted in request.wanted:
-        state = "to train " if wanted.cell.key in todo else "on record"
-        console.print(f"{state}  {wanted.cell.key}  {wanted}", markup=False, highlight=False)
-    for gap in request.plan["unsupported"]:
-        console.print(f"cannot     {gap['row']} on {gap['column']}: {gap['reason']}",
-                      markup=False, highlight=False)  # fmt: skip
-    console.print(f"{len(request.wanted)} cells, {len(todo)} to train; nothing was run")
 
 
 if __name__ == "__main__":

@@ -8,15 +8,10 @@ python -m suites.run table1 --profile paper       the longest published budgets,
 from __future__ import annotations
 
 from suites.cell import Protocol
-from suites.suite import Profile, Suite
+from suites.suite import Profile, Suite, digits
 
 # Only what may be mirrored is: a mirrored digit or letter is another one, or none.
 AUGMENTATION = {"cifar10": "crop4+flip", "cifar100": "crop4+flip", "svhn": "crop4"}
-
-
-def quick(dataset: str, architecture: str) -> Protocol:
-    """Enough for every method to settle on 1294 images of 8x8 pixels."""
-    return Protocol(epochs=30 if architecture.startswith("mlp") else 10, batch_size=64)
 
 
 def standard(dataset: str, architecture: str) -> Protocol:
@@ -43,13 +38,9 @@ SUITE = Suite(
         *("fa", "usf", "dfa", "ccl", "softhebb"),
     ),
     profiles={
-        "quick": Profile(
-            note="Handwritten digits of 8x8 pixels, minutes on a laptop: it shows that everything "
-            "works, not which method is best.",
-            datasets=("digits",),
-            architectures=("mlp-2x500", "cnn-small"),
-            seeds=3,
-            protocol=quick,
+        "quick": digits(
+            ("mlp-2x500", "cnn-small"),
+            note="it shows that everything works, not which method is best",
             methods=(
                 *("backprop", "deep-supervision", "hff", "mono-forward", "greedy"),
                 *("ff", "noprop", "dfa"),

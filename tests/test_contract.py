@@ -12,7 +12,7 @@ from suites import contract, local
 
 local.load_methods([])
 # One architecture of each kind; `python -m suites.check` runs all of them.
-ARCHITECTURES = ("mlp-3x1000", "cnn-small", "layercnn-4x128", "resnet18")
+ARCHITECTURES = ("mlp-3x1000", "cnn-small", "layercnn-128", "resnet18")
 CASES = [case for case in contract.cases() if case.architecture in ARCHITECTURES]
 
 ROOT = Path(__file__).parent.parent

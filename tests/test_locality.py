@@ -17,8 +17,9 @@ from methods.base import trainable
 from suites import auditing, contract, datasets, locality
 from suites.cell import Cell, Protocol
 from suites.contract import Case
+from suites.request import audit_cell
 from suites.subject import Subject
-from suites.suite import audit_cell, rows_of
+from suites.suite import rows_of
 
 load_builtin()
 

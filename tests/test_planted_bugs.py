@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -99,34 +100,47 @@ BUGS = {
     "a prediction that remembers the labels of the last training batch": (
         "local_scores.py",
         "        self.optimizer.step()\n",
-        "        self.optimizer.step()\n        self.seen = F.one_hot(y, self.task.n_classes)\n",
+        "        self.optimizer.step()\n"
+        "        seen, given = F.one_hot(y, self.task.n_classes).float(), type(self).logits\n"
+        "        self.logits = lambda x, *a, **k: (\n"
+        "            seen if len(x) == len(seen) else given(self, x, *a, **k)\n"
+        "        )\n",
         "tests/test_contract.py::test_contract[mono-forward-mlp-3x1000-no_label_at_prediction]",
     ),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("bug", BUGS)
-def test_a_planted_bug_is_caught(bug: str, tmp_path: Path) -> None:
-    file, text, replacement, test = BUGS[bug]
+def run(
+    tests: Iterable[str], folder: Path, planted: tuple[str, str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Runs tests on a copy of the methods, with one text in one file replaced by another."""
     for part in ("suites", "results", "reports", "slurm", "tests", "pyproject.toml"):
-        (tmp_path / part).symlink_to(ROOT / part)
-    shutil.copytree(ROOT / "methods", tmp_path / "methods")
-    broken = tmp_path / "methods" / file
-    source = broken.read_text()
-    assert text in source, f"{file} no longer holds {text!r}: plant this bug anew"
-    source = source.replace(text, replacement)
-    if "self.seen" in replacement:
-        source = source.replace(
-            "        if readout == \"last\":\n",
-            "        if hasattr(self, 'seen') and len(self.seen) == len(x):\n"
-            "            return self.seen.float()\n        if readout == \"last\":\n",
-        )  # fmt: skip
-    broken.write_text(source)
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", test],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        (folder / part).symlink_to(ROOT / part)
+    shutil.copytree(ROOT / "methods", folder / "methods")
+    if planted is not None:
+        file, text, replacement = planted
+        broken = folder / "methods" / file
+        source = broken.read_text()
+        assert text in source, f"{file} no longer holds {text!r}: plant this bug anew"
+        broken.write_text(source.replace(text, replacement))
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
     )
-    assert run.returncode == 1, f"{test} did not fail:\n{run.stdout[-2000:]}{run.stderr[-1000:]}"
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_planted_bug_is_caught(bug: str, tmp_path: Path) -> None:
+    file, text, replacement, test = BUGS[bug]
+    done = run([test], tmp_path, (file, text, replacement))
+    assert done.returncode == 1, f"{test} did not fail:\n{done.stdout[-2000:]}{done.stderr[-1000:]}"
+    assert "1 failed" in done.stdout, done.stdout[-2000:]  # and not an error on the way to it
+
+
+def test_without_a_bug_the_same_tests_pass(tmp_path: Path) -> None:
+    """Or they would fail on the copy for another reason than the bug."""
+    done = run(dict.fromkeys(test for *_, test in BUGS.values()), tmp_path)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-1000:]

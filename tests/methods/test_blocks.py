@@ -90,7 +90,7 @@ def test_architectures_of_local_error_signals_have_the_published_size(
     assert total / 1e6 == pytest.approx(millions, abs=0.05)
 
 
-@pytest.mark.parametrize("name", ["layercnn-5x256", "layercnn-4x128", "dgl-6x128"])
+@pytest.mark.parametrize("name", ["layercnn-256", "layercnn-128", "dgl-6x128"])
 def test_convolutional_stacks_end_with_maps(name: str) -> None:
     blocks = ARCHITECTURES[name].blocks(Task("t", (3, 32, 32), 10), width=1 / 8)
     sides = [block.out_shape[1] for block in blocks]
@@ -98,14 +98,23 @@ def test_convolutional_stacks_end_with_maps(name: str) -> None:
     assert (
         sides
         == {
-            "layercnn-5x256": [32, 16, 16, 8, 8],
-            "layercnn-4x128": [32, 32, 16, 16],
+            "layercnn-256": [32, 32, 16, 8, 8],
+            "layercnn-128": [32, 32, 16, 16],
             "dgl-6x128": [32, 16, 16, 8, 8, 8],
         }[name]
     )
+    widths = [block.out_shape[0] for block in blocks]
+    assert (
+        widths
+        == {
+            "layercnn-256": [32, 32, 64, 128, 128],  # doubled where the side is halved
+            "layercnn-128": [16, 16, 32, 32],
+            "dgl-6x128": [16, 32, 32, 64, 64, 64],
+        }[name]
+    )
     assert ARCHITECTURES[name].refuse(Task("t", (1, 30, 30), 10)) == (
-        "layercnn-5x256 needs images whose sides are multiples of 4 pixels"
-        if name == "layercnn-5x256"
+        "layercnn-256 needs images whose sides are multiples of 4 pixels"
+        if name == "layercnn-256"
         else None
     )
 

@@ -18,7 +18,8 @@ from methods.base import resolve_config
 from suites import contract
 from suites.ablation_hff import CHOICES, ON_FEATURE_MAPS, SUITE
 from suites.architectures import ARCHITECTURES
-from suites.suite import Row, expand
+from suites.request import expand
+from suites.suite import Row
 from tests.methods.toy import batch, make
 
 LOSSES = ("ce", "smooth", "pairwise")

@@ -15,7 +15,7 @@ from suites.subject import Subject
 from suites.suite import rows_of
 from tests.methods.toy import batch, make
 
-CONV = "layercnn-4x128"
+CONV = "layercnn-128"
 
 
 def method(k: int = 3, architecture: str = CONV, **settings: object) -> Layerwise:
@@ -92,6 +92,15 @@ def test_the_block_is_one_of_the_k_hidden_layers(k: int, hidden: int) -> None:
         for j in range(len(made.blocks)):
             layers = [m for m in made._auxiliary(j).modules() if isinstance(m, kind)]
             assert len(layers) == hidden + (kind is nn.Linear)  # and the linear map at the end
+
+
+def test_auxiliary_nets_double_where_the_blocks_do() -> None:
+    """As in the released code, whose commands name the first width only."""
+    widths = [
+        [m.out_channels for m in method()._auxiliary(j).modules() if isinstance(m, nn.Conv2d)]
+        for j in range(4)
+    ]
+    assert widths == [[16, 16], [16, 16], [32, 32], [32, 32]]
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
