@@ -105,29 +105,13 @@ def conv_stack(depth: int, channels: int) -> Builder:
     return build
 
 
-def _plain_cnn(layers: list[int | str], dense: int) -> Builder:
-    """Convolutions of 3x3 with the given channels, "M" for 2x2 max pooling, one dense layer."""
+def _convolutions(
+    layers: list[int | str], dense: int | None = None, pooling: Pooling = "max"
+) -> Builder:
+    """Convolutions of 3x3 with the given channels, "P" for pooling by 2; one dense layer, if any.
 
-    def build(task: Task, style: BlockStyle, width: float) -> list[Block]:
-        shape: tuple[int, ...] = task.shape
-        blocks: list[Block] = []
-        pool = 1
-        for layer in layers:
-            if layer == "M":
-                pool = 2
-                continue
-            blocks.append(_conv(shape, max(8, round(int(layer) * width)), style, pool))
-            shape, pool = blocks[-1].out_shape, 1
-        # dense layers behind convolutions are normalised as the convolutions are
-        dense_style = BlockStyle("none" if style.norm == "none" else "batch", style.activation)
-        blocks.append(_dense(shape, max(8, round(dense * width)), dense_style, pool))
-        return blocks
-
-    return build
-
-
-def _convolutions(layers: list[int | str], pooling: Pooling) -> Builder:
-    """Convolutions of 3x3 with the given channels and nothing else, "P" for pooling by 2."""
+    Pooling belongs to the layer behind it.
+    """
 
     def build(task: Task, style: BlockStyle, width: float) -> list[Block]:
         shape: tuple[int, ...] = task.shape
@@ -140,6 +124,10 @@ def _convolutions(layers: list[int | str], pooling: Pooling) -> Builder:
             channels = max(8, round(int(layer) * width))
             blocks.append(_conv(shape, channels, style, pool, pooling))
             shape, pool = blocks[-1].out_shape, 1
+        if dense is not None:
+            # dense layers behind convolutions are normalised as the convolutions are
+            dense_style = BlockStyle("none" if style.norm == "none" else "batch", style.activation)
+            blocks.append(_dense(shape, max(8, round(dense * width)), dense_style, pool))
         return blocks
 
     return build
@@ -179,19 +167,21 @@ ARCHITECTURES: dict[str, Architecture] = {
         Architecture(
             "cnn-small",
             "conv 32, pool, conv 64, conv 128, pool, dense 256 (the image encoder of NoProp)",
-            _plain_cnn([32, "M", 64, 128, "M"], 256),
+            _convolutions([32, "P", 64, 128, "P"], dense=256),
             min_size=4,
         ),
         Architecture(
             "vgg8b",
             "6 convolutions of 128 to 512 channels, 4 poolings, dense 1024 (arXiv 1901.06656)",
-            _plain_cnn([128, 256, "M", 256, 512, "M", 512, "M", 512, "M"], 1024),
+            _convolutions([128, 256, "P", 256, 512, "P", 512, "P", 512, "P"], dense=1024),
             min_size=16,
         ),
         Architecture(
             "vgg11b",
             "8 convolutions of 128 to 512 channels, 4 poolings, dense 1024 (arXiv 1901.06656)",
-            _plain_cnn([128, 128, 128, 256, "M", 256, 512, "M", 512, 512, "M", 512, "M"], 1024),
+            _convolutions(
+                [128, 128, 128, 256, "P", 256, 512, "P", 512, 512, "P", 512, "P"], dense=1024
+            ),
             min_size=16,
         ),
         Architecture(
@@ -200,7 +190,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             "the third and fourth (arXiv 1812.11446, k = 1)",
             # As the released command builds it; the paper's text has downsampling elsewhere and
             # names the first width only.
-            _convolutions([256, 256, "P", 512, "P", 1024, 1024], "space_to_depth"),
+            _convolutions([256, 256, "P", 512, "P", 1024, 1024], pooling="space_to_depth"),
             min_size=4,
             multiple=4,
         ),
@@ -208,7 +198,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             "layercnn-128",
             "4 convolutions of 128, 128, 256, 256 channels, invertible downsampling before the "
             "third (arXiv 1812.11446, k = 2 and 3)",
-            _convolutions([128, 128, "P", 256, 256], "space_to_depth"),
+            _convolutions([128, 128, "P", 256, 256], pooling="space_to_depth"),
             min_size=2,
             multiple=2,
         ),
@@ -216,7 +206,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             "dgl-6x128",
             "6 convolutions of 128, 256, 256, 512, 512, 512 channels, 2 poolings "
             "(arXiv 1901.08164, auxiliary-network study)",
-            _convolutions([128, "P", 256, 256, "P", 512, 512, 512], "max"),
+            _convolutions([128, "P", 256, 256, "P", 512, 512, 512]),
             min_size=4,
         ),
         Architecture(
