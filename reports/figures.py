@@ -33,6 +33,7 @@ from reports.table import Cell, Column, Row, Table
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1a1a1b")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (5, 1.4, 1.2, 1.4)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
+LEAST_SPAN = 1.0  # percentage points on an axis: on less, chance would look large
 INK, MUTED, RULE = "#1a1a1a", "#6e6e6f", "#d9d9da"
 _VARIABLES = {c: f"var(--c{i})" for i, c in enumerate(COLOURS)} | {
     INK: "var(--ink)",
@@ -160,10 +161,11 @@ def draw_accuracy(axes: Axes, table: Table, column: Column) -> None:
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
     axes.margins(x=0.06)
-    if axes.has_data():
-        # Room for what an interval of a few seeds may claim beyond the possible.
+    if axes.has_data() and table.metric == "accuracy_pct":
         low, high = axes.get_xlim()
-        axes.set_xlim(low, min(high, 101.0) if table.metric == "accuracy_pct" else high)
+        room = max(0.0, LEAST_SPAN - (high - low)) / 2
+        # an interval of a few seeds may claim more than is possible
+        axes.set_xlim(low - room, min(high + room, 101.0))
     axes.set_xlabel(metric_text(table))
 
 
