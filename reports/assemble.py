@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from reports.claims import claim_of
+from reports.claims import VERDICTS, claim_of
 from reports.plan import check_plan
 from reports.statistics import Estimate, estimate, holm_rejects, paired_p_value
 from reports.table import (
@@ -182,8 +182,26 @@ def _cell(row: Row, column: Column, runs: tuple[Run, ...], counted: bool) -> Cel
         why_incomplete(runs),
         readouts=_readouts(ok),
         cost=_cost(ok),
-        audit=next((r.record["audit"] for r in ok if r.record and r.record.get("audit")), {}),
+        # of stale ones nothing is shown: they say nothing of the rule as it is now
+        audit=_least_local(
+            [r.record["audit"] for r in ok if r.record and r.record.get("audit") and not r.stale]
+        ),
+        audit_failure="made by older sources"
+        if any(r.stale and r.record and r.record.get("audit") for r in ok)
+        else "",
     )
+
+
+def _least_local(audits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What audits of several seeds found, the finding that speaks against the rule of each kind."""
+    found = dict(audits[0]) if audits else {}
+    for other in audits[1:]:
+        for name, value in other.items():
+            if name in ("label_free", "true_gradient"):
+                found[name] = found[name] and value
+            elif isinstance(value, bool | int) and name in found:
+                found[name] = max(found[name], value)
+    return found
 
 
 def why_incomplete(runs: Sequence[Run]) -> str | None:
@@ -237,12 +255,20 @@ def _claims(
     found = []
     for row in rows:
         for dataset in dict.fromkeys(column.dataset for column in columns):
-            places = {c.architecture: c for c in columns if c.dataset == dataset}
             for number in published(row.id, dataset):
-                column = places.get(number.architecture)
-                cell = cells[row.id, column.id] if column else None
-                place = (plan["suite"], plan["profile"])
-                found.append(claim_of(number, row, dataset, column, cell, *place))
+                same: list[Column | None] = [
+                    c for c in columns
+                    if (c.dataset, c.architecture) == (dataset, number.architecture)
+                ]  # fmt: skip
+                verdicts = [
+                    claim_of(
+                        number, row, dataset, column, cells[row.id, column.id] if column else None,
+                        plan["suite"], plan["profile"],
+                    )
+                    for column in same or [None]
+                ]  # fmt: skip
+                # of several protocols the one that says most
+                found.append(min(verdicts, key=lambda c: VERDICTS.index(c.verdict)))
     return tuple(found)
 
 

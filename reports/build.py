@@ -81,11 +81,14 @@ def _no_plan(suite: str, store: Store) -> str:
     if not store.root.is_dir():
         return f"no folder {store.root}; give the folder of the records with --results-dir"
     known = sorted(path.stem for path in store.plans_dir.glob("*.json"))
-    close = difflib.get_close_matches(suite, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(suite, known, n=1, cutoff=0.8)
     if close:
         return f"no plan of suite {suite!r} in {store.plans_dir}; did you mean {close[0]!r}?"
     if known:
-        return f"no plan of suite {suite!r} in {store.plans_dir}; stored: {', '.join(known)}"
+        return (
+            f"no plan of suite {suite!r} in {store.plans_dir}; stored: {', '.join(known)}; "
+            f"make one with: python -m suites.run {suite}"
+        )
     return f"no plan in {store.plans_dir}; make one with: python -m suites.run {suite}"
 
 

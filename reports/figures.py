@@ -205,9 +205,13 @@ def draw_curves(axes: Axes, table: Table, column: Column) -> None:
         # fall out of it, so that the rest is not squeezed into one line.
         top = min(100.0, axes.dataLim.y1)
         bottom = max(axes.dataLim.y0, min(floors))
-        margin = 0.05 * max(top - bottom, 1.0)
+        bottom = min(bottom, top - LEAST_SPAN)
+        margin = 0.05 * (top - bottom)
         axes.set_ylim(bottom - margin, top + margin)
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        axes.ticklabel_format(axis="y", useOffset=False)
+        low, high = axes.get_xlim()
+        axes.set_xlim(min(low, 0.5), max(high, 1.5))  # one epoch is a point, and no range
     axes.set_xlabel("Epoch")
     axes.set_ylabel("Validation accuracy, %")
 

@@ -38,13 +38,17 @@ def signed(value: float, places: int = 1) -> str:
     return ("+" if value > 0 else MINUS) + text
 
 
-def published_text(claims: Sequence[tuple[float, float | None]]) -> str:
-    """'98.6 (−0.3)' for one claim and the difference to it, '98.3 to 98.6' for several."""
-    values = [f"{value:.1f}" for value, _ in claims]
+def published_text(claims: Sequence[tuple[float, int, float | None]]) -> str:
+    """'98.6 (−0.3)' for one claim and the difference to it, '98.3 to 98.6' for several.
+
+    Args:
+        claims: published value, its decimals as printed, ours minus it.
+    """
+    values = [f"{value:.{places}f}" for value, places, _ in claims]
     if len(claims) != 1:  # under several protocols: none of them is the published number
         low, high = min(values, key=float), max(values, key=float)
         return low if low == high else f"{low} to {high}"
-    difference = claims[0][1]
+    difference = claims[0][2]
     return values[0] + (f" ({signed(difference)})" if difference is not None else "")
 
 

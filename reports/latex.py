@@ -172,5 +172,5 @@ def _number(value: Estimate, bold: bool) -> str:
 def _published(cell: Cell) -> str:
     if not cell.claims:
         return ""
-    text = published_text([(c.accuracy_pct, c.difference) for c in cell.claims])
+    text = published_text([(c.accuracy_pct, c.decimals, c.difference) for c in cell.claims])
     return re.sub(r"\(([^)]*)\)", lambda m: f"(${m[1].replace(MINUS, '-')}$)", text)

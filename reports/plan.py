@@ -15,6 +15,13 @@ _LISTS = {
 }
 
 
+# lists that a plan may have: what each entry must tell
+_OPTIONAL = {
+    "budgets": ("row", "column", "protocol"),
+    "audits": ("key", "row", "column", "code_sha"),
+}
+
+
 class PlanError(ValueError):
     """A stored plan that cannot be laid out; the message says which part."""
 
@@ -35,8 +42,10 @@ def check_plan(plan: Mapping[str, Any]) -> None:
     headline = plan.get("headline")
     if not isinstance(headline, Mapping) or not {"split", "metric"} <= headline.keys():
         raise PlanError("the plan has no 'headline' with 'split' and 'metric'")
-    for name, fields in _LISTS.items():
+    for name, fields in {**_LISTS, **_OPTIONAL}.items():
         entries = plan.get(name)
+        if entries is None and name in _OPTIONAL:
+            continue
         if not isinstance(entries, list):
             raise PlanError(f"the plan has no list {name!r}")
         for i, entry in enumerate(entries):
@@ -44,8 +53,8 @@ def check_plan(plan: Mapping[str, Any]) -> None:
             if missing:
                 raise PlanError(f"{name}[{i}] of the plan has no {missing[0]!r}")
     ids = {kind: {e["id"] for e in plan[kind]} for kind in ("rows", "columns")}
-    for name in ("cells", "unsupported"):
-        for i, entry in enumerate(plan[name]):
+    for name in ("cells", "unsupported", *_OPTIONAL):
+        for i, entry in enumerate(plan.get(name) or ()):
             for kind, known in (("row", ids["rows"]), ("column", ids["columns"])):
                 if entry[kind] not in known:
                     raise PlanError(f"{name}[{i}] of the plan names an unknown {kind}")

@@ -19,11 +19,12 @@ from suites import datasets, locality
 from suites.architectures import ARCHITECTURES, conv_stack, mlp
 from suites.cell import Cell
 from suites.datasets import Data
-from suites.subject import STEPS, Subject
+from suites.subject import STEPS, Subject, step
 
 WIDTHS = (1 / 8, 1 / 4, 1 / 2, 1.0)  # factor on all widths: the smallest that the rule accepts
 BATCH = 32
 TRAINED = 5  # steps in each phase ahead of the one that is looked at
+FOLLOW = 12  # steps in a row that a perturbation is followed for
 DEPTHS = (4, 8, 16, 32)
 
 # The stacks of the memory measurement: activities, not weights, must be what fills the memory, or
@@ -38,8 +39,8 @@ def measure(cell: Cell, data: Data) -> dict[str, Any]:
 
     Returns:
         chain_longest, chain_nearest: layers, see `locality.Chains`.
-        crosses_units, depends_on_later: whether gradients cross units; whether the update of some
-            unit depends, by whatever way, on the weights of a later one.
+        crosses_units, depends_on_later: whether a gradient crosses units, by autograd's graph and
+            by its effect; whether the updates of some unit depend, by whatever way, on a later one.
         true_gradient: whether the first unit moves along the gradient of the predictions' loss;
             None where its step keeps no gradient.
         label_free: whether a prediction is the same for a copy that never saw the batch.
@@ -53,11 +54,13 @@ def measure(cell: Cell, data: Data) -> dict[str, Any]:
     if not all(bool(p.isfinite().all()) for p in method.parameters()):
         raise ValueError("the weights are not finite after a few steps: nothing can be compared")
     chains = locality.chains(subject, TRAINED)
+    influenced = locality.influences(subject, 0) | locality.influences(subject, TRAINED, FOLLOW)
+    crossed = locality.confirmed(locality.crossings(subject, TRAINED), influenced)
     found: dict[str, Any] = {
         "chain_longest": chains.longest,
         "chain_nearest": chains.nearest,
-        "crosses_units": bool(locality.crossings(subject, TRAINED)),
-        "depends_on_later": any(locality.influences(subject, n) for n in (0, TRAINED)),
+        "crosses_units": bool(crossed),
+        "depends_on_later": bool(influenced),
         "true_gradient": locality.follows_gradient(subject, TRAINED),
         "label_free": not subject.remembering(TRAINED),
         "passes_per_prediction": subject.passes(method.traits.readouts[0]),
@@ -123,12 +126,10 @@ def memory_by_depth(cell: Cell) -> dict[int, int]:
             blocks = Blocks(build(task, cls.style(config), 1.0))
             method = cls(blocks, task, config, Generator().manual_seed(0)).train()
             method.start(x[:100], y[:100])
-            phases = method.phases(STEPS)
-            # the last phase holds the most; the second step has the optimizer's state as well
-            for _ in range(2):
-                with torch.no_grad():
-                    frozen = method.frozen(x, phases[-1][0])
-                method.train_step(frozen, y, phases[-1][0], 0.5)
+            for phase, n in method.phases(STEPS):
+                # the second step has the optimizer's state as well, which finished phases keep
+                for _ in range(min(n, 2)):
+                    step(method, x, y, phase, 0.5)
 
         refused = cls.refuse(Blocks(build(task, cls.style(config), 1.0)), task, config)
         if refused is not None:

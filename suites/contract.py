@@ -226,7 +226,9 @@ def check_shapes(case: Case) -> None:
             method.train()
             assert features, "features() is empty"
             for layer, h in enumerate(features):
-                assert h.dim() == 2 and len(h) == b, f"features()[{layer}] is not (B, D)"
+                assert h.dim() == 2 and len(h) == b, (
+                    f"features()[{layer}] has shape {tuple(h.shape)}, not (B, D): flatten it"
+                )
 
 
 def check_learns(case: Case) -> None:
@@ -349,16 +351,21 @@ def check_locality(case: Case) -> None:
     traits, subject = case.cls.traits, case.subject()
     assert len(subject.make().units()) >= 2, "units() must name at least two parts"
     # Heads that start at zero carry no gradient yet, so look again when there is something to carry
-    crossed = [c for trained in (0, 5) for c in locality.crossings(subject, trained)]
-    reached = [r for trained in (0, 5) for r in locality.influences(subject, trained)]
+    reached = locality.influences(subject, 0) | locality.influences(subject, 5)
+    graph = locality.crossings(subject, 0) | locality.crossings(subject, 5)
+    crossed = locality.confirmed(graph, reached)
     if traits.local_updates:
-        assert not crossed, f"{crossed[0]}, but traits.local_updates is True (a missing detach?)"
+        assert not crossed, (
+            "gradients of unit {} reach unit {}, but traits.local_updates is True "
+            "(a missing detach?)".format(*min(crossed))
+        )
         assert not reached or traits.feedback, (
-            f"{reached[0]}: a gradient crosses units (a missing detach?) or an error signal of "
-            "later units is used: declare in traits.feedback what feeds back"
+            "the updates of unit {1} depend on the weights of unit {0}: a part that both use is "
+            "trained by both, or an error signal of later units is used: declare in "
+            "traits.feedback what feeds back".format(*min(reached))
         )
     else:
-        assert crossed or reached, (
+        assert reached, (
             "no unit's update depends on a later unit, but traits.local_updates is False"
         )
 
@@ -385,7 +392,10 @@ def check_auxiliary_parameters(case: Case) -> None:
             parameter.add_(torch.randn(parameter.shape, generator=Generator().manual_seed(1)))
             moved = not torch.equal(before, predict(method, x))
             parameter.copy_(kept)
-        assert moved, f"the headline prediction does not need {name}: put it into self.aux"
+        assert moved, (
+            f"the headline prediction does not need {name}: put it into self.aux (a bare parameter "
+            "inside nn.ParameterList)"
+        )
 
 
 def check_passes(case: Case) -> None:

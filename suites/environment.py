@@ -80,7 +80,8 @@ def _git() -> dict[str, Any]:
     if commit is None:
         return {"git_commit": None, "git_dirty": None}
     changed = _first_line(["git", "-C", root, "status", "--porcelain", "--untracked-files=no"])
-    return {"git_commit": commit, "git_dirty": bool(changed)}
+    new = _first_line(["git", "-C", root, "ls-files", "--others", "--exclude-standard", "*.py"])
+    return {"git_commit": commit, "git_dirty": bool(changed or new)}
 
 
 def _first_line(command: list[str]) -> str | None:

@@ -7,7 +7,11 @@ Three independent looks at training:
     crossings    the same graph: gradients that reach one unit by way of another
     influences   no graph: a later unit is perturbed, and what becomes of the earlier ones in the
                  next steps is compared bit for bit. It also finds signals that no graph shows, and
-                 news that goes by way of a shared part and arrives a step late
+                 news that goes by way of a shared part and arrives some steps late
+
+What they can miss: a graph does not tell that a copy of a weight is one (`detach().clone()`), and a
+reentrant checkpoint cuts it in two; news that travels more rarely than once in the steps that are
+followed is not met. So `crossings` and `influences` are read together: `confirmed`.
 
 A unit is a part with a loss of its own (`Method.units`); a layer is a product with a matrix, or a
 convolution with a kernel, that is a parameter. Each function examines every phase, after some
@@ -34,7 +38,8 @@ from suites.subject import Subject
 PRODUCTS = ("Addmm", "Mm", "Bmm", "Baddbmm", "Addmv", "Mv", "Convolution", "Linear", "Einsum")
 MASKS = 4
 STEP_SIZES = (1e-3, 1e-4, 1e-5)  # of finite differences, against the length of the weights
-FOLLOWED_STEPS = 3  # after a perturbation: news by way of a shared part needs more than one
+FOLLOW = 3  # steps in a row after a perturbation: news by way of a shared part needs several
+Pairs = set[tuple[int, int]]  # (later unit, earlier unit)
 
 
 # ------------------------------------------------------------------- what the graph shows
@@ -66,23 +71,31 @@ def chains(subject: Subject, trained: int = 2) -> Chains:
     return Chains(longest, nearest)
 
 
-def crossings(subject: Subject, trained: int) -> list[str]:
-    """Pairs of units of which one gets a gradient by way of the other in one training step."""
-    found: list[str] = []
+def crossings(subject: Subject, trained: int) -> Pairs:
+    """(i, j): in a training step unit j gets a gradient by way of something that uses unit i."""
+    found: Pairs = set()
     for graphs in _graphs(subject, trained):
-        for graph in graphs:
-            found += [f"gradients of unit {i} reach unit {j}" for i, j in sorted(graph.crossings())]
-    return list(dict.fromkeys(found))
+        found = found.union(*(graph.crossings() for graph in graphs))
+    return found
+
+
+def confirmed(crossed: Pairs, influenced: Pairs) -> Pairs:
+    """Crossings that show in the updates: a product of stacked weights, say, only looks like one.
+
+    Without an influence no news came; without a crossing it did not come as a gradient.
+    """
+    return crossed & influenced
 
 
 def _graphs(subject: Subject, trained: int) -> Iterator[list[Graph]]:
-    """Of a step of each phase: all that is differentiated in it."""
+    """Of steps of each phase: all that is differentiated in them."""
     for phase in subject.phases():
         method = subject.rehearse(phase, trained)
-        owners = Owners.of(method)
         graphs: list[Graph] = []
-        with _differentiating(functools.partial(_note_graph, graphs, owners)):
-            subject.step(method, phase, trained)
+        for i in subject.course(method, phase, trained, follow=1):
+            note = functools.partial(_note_graph, graphs, Owners.of(method))
+            with _differentiating(note):
+                subject.step(method, phase, i)
         yield graphs
 
 
@@ -155,16 +168,18 @@ class Graph:
                 self._order.append(node)
             elif node not in self._children:
                 found = [child for child, _ in node.next_functions if child is not None]
-                if node in targets and node not in roots:
-                    found = []  # the gradient is wanted here, and goes no further
                 self._children[node] = found
                 waiting.append((node, True))
                 waiting.extend((child, False) for child in found if child not in self._children)
         if targets:
             self._keep_paths_to(targets)
+        self._products: set[Any] = set()
         uses = self._units_used()
-        ends = targets - set(roots)
-        self._layer = {n: int(_is_product(n) and bool(uses[n]) and n not in ends) for n in uses}
+        # where the gradient is wanted, and goes no further: what made the activity takes no part
+        ends = {node for node in targets if not self._children.get(node)}
+        self._layer = {
+            n: int(n in self._products and bool(uses[n]) and n not in ends) for n in uses
+        }
         self._uses = {
             node: {unit for unit in used if unit is not None}
             for node, used in uses.items()
@@ -189,11 +204,16 @@ class Graph:
         batch norm, uses the parameters that it takes directly.
         """
         bare: dict[Any, set[int | None]] = {}  # matrices behind a node, through no product
+        pure: dict[Any, bool] = {}  # whether nothing but parameters is behind a node
         found: dict[Any, set[int | None]] = {}
         for node in self._order:
             children = [child for child, _ in node.next_functions if child is not None]
             behind = set().union(*(bare.get(child, set()) for child in children))
-            if _is_product(node):
+            inputs = [child for child, _ in node.next_functions]
+            pure[node] = not inputs or all(pure.get(child, False) for child in inputs)
+            # a function of someone's own may do anything; what it makes of weights alone is weights
+            if _is_product(node) and not (_is_custom(node) and pure[node]):
+                self._products.add(node)
                 storage = self._owners.storage
                 frozen = {storage[p] for p in _saved(node) if p in storage}
                 found[node], bare[node] = behind | frozen, set()
@@ -228,9 +248,9 @@ class Graph:
                 above[child] = min(here, above.get(child, here))
         return found
 
-    def crossings(self) -> set[tuple[int, int]]:
+    def crossings(self) -> Pairs:
         """(i, j): a gradient goes through something that uses unit i and then reaches unit j."""
-        found: set[tuple[int, int]] = set()
+        found: Pairs = set()
         below: dict[Any, set[int]] = {}
         for node in self._order:
             unit = self._owners.unit.get(id(getattr(node, "variable", None)))
@@ -242,8 +262,11 @@ class Graph:
 
 
 def _is_product(node: Any) -> bool:
-    custom = isinstance(node, torch.autograd.function.BackwardCFunction)
-    return custom or type(node).__name__.startswith(PRODUCTS)
+    return _is_custom(node) or type(node).__name__.startswith(PRODUCTS)
+
+
+def _is_custom(node: Any) -> bool:
+    return isinstance(node, torch.autograd.function.BackwardCFunction)
 
 
 def _saved(node: Any) -> Iterator[int]:
@@ -259,30 +282,35 @@ def _saved(node: Any) -> Iterator[int]:
 # --------------------------------------------------------------- what no graph need show
 
 
-def influences(subject: Subject, trained: int) -> list[str]:
-    """Pairs of units where perturbing the later one changes what becomes of the earlier one."""
-    found = []
+def influences(subject: Subject, trained: int, follow: int = FOLLOW) -> Pairs:
+    """(i, j): perturbing the later unit i changes what becomes of the earlier unit j.
+
+    Args:
+        follow: steps in a row that are compared, besides the middle and the end of each phase.
+    """
+    found: Pairs = set()
     for phase in subject.phases():
         start = subject.rehearse(phase, trained)
-        plain = _course(subject, subject.twin(start), phase, trained)
-        for j in range(1, len(start.units())):
+        steps = subject.course(start, phase, trained, follow)
+        plain = _course(subject, subject.twin(start), phase, steps)
+        for i in range(1, len(start.units())):
             method = subject.twin(start)
             with torch.no_grad():
-                for parameter in method.units()[j].parameters():
-                    noise = torch.randn(parameter.shape, generator=Generator().manual_seed(j))
+                for parameter in method.units()[i].parameters():
+                    noise = torch.randn(parameter.shape, generator=Generator().manual_seed(i))
                     parameter.add_(0.5 * noise)
-            course = _course(subject, method, phase, trained)
-            for i in range(j):
-                if any(not torch.equal(a[i], b[i]) for a, b in zip(course, plain, strict=True)):
-                    found.append(f"the update of unit {i} depends on the weights of unit {j}")
-    return list(dict.fromkeys(found))
+            course = _course(subject, method, phase, steps)
+            for j in range(i):
+                if any(not torch.equal(a[j], b[j]) for a, b in zip(course, plain, strict=True)):
+                    found.add((i, j))
+    return found
 
 
-def _course(subject: Subject, method: Method, phase: int, trained: int) -> list[list[Tensor]]:
-    """The parameters of all units after each of the next steps."""
+def _course(subject: Subject, method: Method, phase: int, steps: list[int]) -> list[list[Tensor]]:
+    """The parameters of all units after each of the steps."""
     found = []
-    for i in range(FOLLOWED_STEPS):
-        subject.step(method, phase, trained + i)
+    for i in steps:
+        subject.step(method, phase, i)
         found.append([flat_parameters(unit) for unit in method.units()])
     return found
 
@@ -296,13 +324,15 @@ def follows_gradient(subject: Subject, trained: int) -> bool | None:
     feedback do not.
 
     Returns:
-        None where the step leaves nothing in `.grad`, so that there is nothing to compare.
+        None where the step leaves nothing in `.grad`, so that there is nothing to compare. A
+        gradient that was clipped is not the true one.
     """
     phase = subject.phases()[-1]
     start = subject.rehearse(phase, trained)
-    x, y = subject.batch(subject.place(start, phase, trained))
+    middle = subject.course(start, phase, trained, follow=0)[0]
+    x, y = subject.batch(subject.place(start, phase, middle))
     method = subject.twin(start)  # nothing lies in its .grad
-    subject.step(method, phase, trained)
+    subject.step(method, phase, middle)
     unit = _trained(method)
     if any(p.grad is None for p in unit):
         return None

@@ -21,6 +21,7 @@ from suites.cell import Cell, Protocol
 from suites.datasets import DATASETS, bare_task
 from suites.suite import Profile, RequestError, Row, Suite, choose, rows_of
 
+AUDITED = "synthetic"  # the data set that an audit is made on
 MOST_CELLS = 100_000  # more is a slip of the finger, and would fill the memory before any work
 
 
@@ -76,7 +77,7 @@ def expand(
             raise RequestError(f"{name} must be at least 1, not {value}")
     if suite.kind == "audit" and (epochs is not None or audit):
         option = "--audit" if audit else "--epochs"
-        raise RequestError(f"{option} is for suites that train; {suite.name!r} is an audit itself")
+        raise RequestError(f"{option} is for training, and {suite.name!r} trains nothing")
     rows = _chosen_rows(suite, profile, methods, extra_methods)
     data_names = choose("dataset", datasets, list(DATASETS)) if datasets else profile.datasets
     arch_names = (
@@ -122,16 +123,17 @@ def expand(
                 own = dict(profile.budget(*place)) if epochs is None else {}
                 if own:
                     budgets.append({"row": row.id, "column": column, "protocol": own})
-                audited = audit_cell(row.method, settings, architecture)
-                audits.append(
-                    {
-                        "key": audited.key, "row": row.id, "column": column,
-                        "code_sha": audited.code_sha(),
-                    }
-                )  # fmt: skip
-                audit_cells.setdefault(
-                    audited.key, Wanted(row.id, f"audit/{architecture}", audited)
-                )
+                if why_not(METHODS[row.method], settings, architecture, AUDITED) is None:
+                    audited = audit_cell(row.method, settings, architecture)
+                    audits.append(
+                        {
+                            "key": audited.key, "row": row.id, "column": column,
+                            "code_sha": audited.code_sha(),
+                        }
+                    )  # fmt: skip
+                    audit_cells.setdefault(
+                        audited.key, Wanted(row.id, f"audit/{architecture}", audited)
+                    )
                 for seed in range(n_seeds):
                     cell = Cell.of(
                         row.method, settings, architecture, dataset,
@@ -143,6 +145,11 @@ def expand(
             f"suite {suite.name!r} has no place for these rows on these datasets and "
             "architectures: name fewer, or others; --list shows what the profile has"
         )
+    if not wanted:
+        raise RequestError(
+            f"nothing to run: no method asked for can do any of it; {unsupported[0]['row']} on "
+            f"{unsupported[0]['column']}: {unsupported[0]['reason']}"
+        )
     # seed by seed, so that an unfinished sweep already shows every method
     wanted.sort(key=lambda w: w.cell.seed)
     plan: Plan = {
@@ -150,7 +157,7 @@ def expand(
         "suite": suite.name,
         "title": suite.title,
         "profile": profile_name,
-        "profile_note": profile.note,
+        "profile_note": profile.note + _changes(profile, datasets, architectures, seeds, epochs),
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
         "headline": dict(suite.headline),
@@ -175,11 +182,33 @@ def expand(
     return Request(suite, profile_name, tuple(wanted), plan)
 
 
+def _changes(
+    profile: Profile,
+    datasets: Sequence[str] | None,
+    architectures: Sequence[str] | None,
+    seeds: int | None,
+    epochs: int | None,
+) -> str:
+    """What a request changes of its profile, as a sentence for the page."""
+    changed = [
+        text
+        for text, differs in (
+            (f"{epochs} epochs", epochs is not None),
+            (f"{seeds} seeds", seeds not in (None, profile.seeds)),
+            (", ".join(datasets or ()), datasets and set(datasets) != set(profile.datasets)),
+            (
+                ", ".join(architectures or ()),
+                architectures and set(architectures) != set(profile.architectures),
+            ),
+        )
+        if differs
+    ]
+    return f" Here with {'; '.join(changed)} instead of the profile's own." if changed else ""
+
+
 def audit_cell(method: str, settings: Mapping[str, Any], architecture: str) -> Cell:
     """The cell that measures the locality of a method with these settings on an architecture."""
-    return Cell.of(
-        method, dict(settings), architecture, "synthetic", Protocol(epochs=1), 0, "audit"
-    )
+    return Cell.of(method, dict(settings), architecture, AUDITED, Protocol(epochs=1), 0, "audit")
 
 
 def _chosen_rows(

@@ -249,7 +249,8 @@ def check_rows(names: Sequence[str], suite: Suite) -> None:
         for other in SUITES.values():
             if name not in here and name in {row.id for row in rows_of(other.methods)}:
                 raise RequestError(
-                    f"{name!r} is a row of suite {other.name!r}, not of {suite.name!r}"
+                    f"{name!r} is a row of suite {other.name!r}, not of {suite.name!r}: "
+                    f"python -m suites.run {other.name} --methods {name}"
                 )
 
 
@@ -344,7 +345,7 @@ def carry_out(
     n_done = len(request.wanted) - len(jobs)
     console.print(
         f"{request.suite.name}, profile {request.profile}: {len(request.wanted)} cells, "
-        f"{n_done} on record, {len(jobs)} to train on {device} with {workers} "
+        f"{n_done} on record, {len(jobs)} to run on {device} with {workers} "
         f"worker{'s' if workers > 1 else ''}",
         highlight=False,
     )
@@ -367,7 +368,7 @@ def carry_out(
             left = len(remaining(request, store)[0])
             console.print(
                 f"interrupted: {len(request.wanted) - left} of {len(request.wanted)} cells are on "
-                "record, unfinished ones have checkpoints; the same command goes on"
+                "record; the same command goes on with the others from where they were"
                 + (" (without --fresh)" if args.fresh else ""),
                 highlight=False,
             )
@@ -382,11 +383,13 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 def report(args: argparse.Namespace, request: Request, store: Store, console: Console) -> int:
     """Builds the report, prints where it is, returns 0 if every cell is ok, else 1."""
     from reports import build as reports  # matplotlib: not needed before now
+    from reports.html import contradictions
 
     try:
         # the plan at hand, not the stored one: another run may have written its own by now
         paths = reports.build(request.suite.name, store, args.report_dir, plan=request.plan)
-        show_table(reports.read(request.suite.name, store, plan=request.plan), console)
+        table = reports.read(request.suite.name, store, plan=request.plan)
+        show_table(table, console)
     except reports.ReportError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
@@ -396,6 +399,8 @@ def report(args: argparse.Namespace, request: Request, store: Store, console: Co
         found = records.get(wanted.cell.key)
         what = f"{found['status']}: {found['reason']}" if found else "no record"
         console.print(f"not ok: {wanted}: {what}", markup=False, highlight=False)
+    for line in contradictions(table):
+        console.print(f"not as declared: {line}", markup=False, highlight=False)
     for path in paths:
         console.print(str(path), markup=False, highlight=False)
     return 1 if bad else 0

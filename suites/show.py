@@ -48,7 +48,7 @@ def show_list(console: Console, suites: Mapping[str, Suite]) -> None:
             console.print(f"rows of its own: {', '.join(own)}\n", highlight=False)
     table = TextTable(title="methods", title_justify="left")
     for heading in ("--methods", "label", "readouts", "source"):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for row in rows_of(METHODS):
         cls = METHODS[row.method]
         table.add_row(row.id, row.label, ", ".join(cls.traits.readouts), cls.source)
@@ -62,7 +62,7 @@ def show_list(console: Console, suites: Mapping[str, Suite]) -> None:
     console.print(table)
     table = TextTable(title="architectures", title_justify="left")
     for heading in ("--architectures", "blocks"):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for architecture in ARCHITECTURES.values():
         table.add_row(architecture.name, architecture.description)
     console.print(table)
@@ -72,9 +72,9 @@ def show_dry_run(console: Console, request: Request, todo: Container[str]) -> No
     """Prints the wanted cells, those marked whose key is to be trained, and what cannot be done."""
     n_todo = sum(wanted.cell.key in todo for wanted in request.wanted)
     for wanted in request.wanted:
-        state = "to train " if wanted.cell.key in todo else "on record"
+        state = "to run   " if wanted.cell.key in todo else "on record"
         console.print(f"{state}  {wanted.cell.key}  {wanted}", markup=False, highlight=False)
     for gap in request.plan["unsupported"]:
         console.print(f"cannot     {gap['row']} on {gap['column']}: {gap['reason']}",
                       markup=False, highlight=False)  # fmt: skip
-    console.print(f"{len(request.wanted)} cells, {n_todo} to train; nothing was run")
+    console.print(f"{len(request.wanted)} cells, {n_todo} to do; nothing was run")

@@ -5,7 +5,8 @@ What counts is found by following names, from the roots of the work through all 
 a method, an architecture or a data set, or rewording a docstring, changes no hash.
 
 Left out on purpose: the registries (the network and the data of the cell count by themselves), and
-what keeps and counts without a say in the results: records, checkpoints, costs.
+what keeps and counts without a say in the results: records, checkpoints, costs. What a method takes
+from other packages than this one and its own file is not followed.
 """
 
 from __future__ import annotations
@@ -15,14 +16,12 @@ import functools
 import hashlib
 import importlib
 import importlib.util
-import inspect
 import io
 import sys
-import textwrap
 import tokenize
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -36,9 +35,12 @@ ALL = (
     ("suites.datasets", "load"), ("suites.engine", "use_deterministic_algorithms"),
 )  # fmt: skip
 ROOTS = {
-    "train": (*ALL, ("suites.trial", "Trial"), ("suites.cell", "Cell.build")),
-    "audit": (*ALL, ("suites.auditing", "measure")),
-}
+    "train": (
+        *ALL, ("suites.trial", "Trial"), ("suites.cell", "Cell.build"),
+        ("suites.cell", "Cell.method_config"),
+    ),
+    "audit": (*ALL, ("suites.auditing", "measure"), ("suites.cell", "Cell.method_config")),
+}  # fmt: skip
 FOLLOWED = (
     "methods.", "suites.trial", "suites.prefix", "suites.seeds", "suites.datasets",
     "suites.auditing", "suites.locality", "suites.subject", "suites.passes",
@@ -47,6 +49,8 @@ FOLLOWED = (
 NOT_FOLLOWED = {
     ("suites.architectures", "ARCHITECTURES"),
     ("suites.datasets", "DATASETS"),
+    ("suites.trial", "Job"),
+    ("suites.trial", "now"),
     ("suites.datasets", "_read"),  # only reads, and checks; what was read has a hash of its own
     ("methods.registry", "METHODS"),
     ("methods.registry", "register"),
@@ -64,7 +68,10 @@ def code_sha(
     kind: str, method: type[Method], architecture: str, dataset: str, style: BlockStyle
 ) -> str:
     """SHA-256, 16 digits, of the code behind a cell: rule, engine or audit, network, data."""
-    parts = [method_sha(kind, method), network(architecture, dataset, style), _data(dataset)]
+    parts = [
+        method_sha(kind, method), builder_sha(architecture), network(architecture, dataset, style),
+        _data(dataset),
+    ]  # fmt: skip
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
@@ -76,17 +83,38 @@ def network(architecture: str, dataset: str, style: BlockStyle) -> str:
 
 
 @functools.cache
+def builder_sha(architecture: str) -> str:
+    """Hash of the code that makes an architecture: how it draws its weights does not show in it."""
+    return _sha(_reached({_definition_of(ARCHITECTURES[architecture].build)}))
+
+
+@functools.cache
 def _data(name: str) -> str:
-    """The registered hash of a data set, or the code that makes it where there is none."""
+    """A data set by its registered hash, or by the code that makes it where there is none."""
     dataset = datasets.DATASETS[name]
-    return dataset.sha256 or essence(textwrap.dedent(inspect.getsource(dataset.load)))
+    what = dataset.sha256
+    if what is None:
+        load: Any = dataset.load
+        bound = [cell.cell_contents for cell in getattr(load, "__closure__", None) or ()]
+        what = _sha(_reached({_definition_of(load)})) + repr(bound)
+    return f"{what} {dataset.n_classes} {dataset.shape}"
+
+
+def _definition_of(function: Callable[..., Any]) -> Name:
+    """The top-level definition that a function is, or was made in."""
+    function = getattr(function, "func", function)  # of a partial
+    return Name(function.__module__, function.__qualname__.partition(".")[0])
 
 
 @functools.cache
 def method_sha(kind: str, method: type[Method]) -> str:
     """Hash of a method's files and of all that they, and what runs them, make use of."""
+    return _sha(used(kind, method))
+
+
+def _sha(texts: Mapping[str, str]) -> str:
     sha = hashlib.sha256()
-    for module, text in sorted(used(kind, method).items()):
+    for module, text in sorted(texts.items()):
         sha.update(_label(module).encode() + b"\0" + text.encode() + b"\0")
     return sha.hexdigest()
 
@@ -94,9 +122,15 @@ def method_sha(kind: str, method: type[Method]) -> str:
 def used(kind: str, method: type[Method]) -> dict[str, str]:
     """File -> the essence of those of its parts that count for a method, in file order."""
     own = {cls.__module__ for cls in method.__mro__ if _counts(cls.__module__)} - {"methods.base"}
-    found = {Name(*root) for root in ROOTS[kind]}
+    names = {Name(*root) for root in ROOTS[kind]}
     for module in own:
-        found |= {Name(module, name) for name in _source(module).definitions if "." not in name}
+        names |= {Name(module, name) for name in _source(module).definitions if "." not in name}
+    return _reached(names)
+
+
+def _reached(names: Iterable[Name]) -> dict[str, str]:
+    """File -> the essence of what these definitions lead to, themselves included."""
+    found = set(names)
     waiting = list(found)
     while waiting:
         module, name = waiting.pop()
@@ -197,19 +231,21 @@ def parse(text: str, package: str = "") -> Source:
     for node in tree.body:
         part = _definition(node, lines)
         names = _bound(node)
-        definitions |= dict.fromkeys(names, part)
+        for name in names:  # bound again, it is both
+            before = definitions.get(name)
+            definitions[name] = part if before is None else _joined(before, part)
         if not names and not isinstance(node, ast.Import | ast.ImportFrom) and part.text:
             rest.append(part)
         if isinstance(node, ast.ClassDef):
             for inner in node.body:
                 if isinstance(inner, ast.FunctionDef):
                     definitions[f"{node.name}.{inner.name}"] = _definition(inner, lines)
-    always = Definition(
-        min((part.line for part in rest), default=0),
-        "\n".join(part.text for part in rest),
-        frozenset().union(*(part.mentions for part in rest)),
-    )
+    always = functools.reduce(_joined, rest) if rest else Definition(0, "", frozenset())
     return Source(definitions, always, _imports(tree, package))
+
+
+def _joined(one: Definition, two: Definition) -> Definition:
+    return Definition(one.line, f"{one.text}\n{two.text}", one.mentions | two.mentions)
 
 
 def _bound(node: ast.stmt) -> list[str]:
@@ -278,15 +314,13 @@ def essence(text: str) -> str:
         first = body[0]
         if (isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
                 and isinstance(first.value.value, str)):  # fmt: skip
-            assert first.end_lineno is not None and first.end_col_offset is not None
-            # what stands before or behind it on its lines stays; offsets count bytes
-            before = lines[first.lineno - 1].encode()[: first.col_offset].decode()
-            after = lines[first.end_lineno - 1].encode()[first.end_col_offset :].decode()
-            for i in range(first.lineno - 1, first.end_lineno):
-                lines[i] = ""
-            lines[first.lineno - 1] = before + after.partition("#")[0]
+            assert first.end_lineno is not None
+            alone = lines[first.lineno - 1].lstrip()[:1] in "\"'rRuU"  # no code ahead of it
+            if alone and not text.splitlines()[first.end_lineno - 1].partition(";")[2]:
+                for i in range(first.lineno - 1, first.end_lineno):
+                    lines[i] = ""
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type == tokenize.COMMENT:
+        if token.type == tokenize.COMMENT and lines[token.start[0] - 1]:
             row, column = token.start
             lines[row - 1] = lines[row - 1][:column]
     return "\n".join(line.rstrip() for line in lines if line.strip())

@@ -48,6 +48,15 @@ class Subject:
         name = method.phases(STEPS)[phase][0]
         return step(method, *self.batch(at), name, min(at, STEPS - 1) / STEPS)
 
+    def course(self, method: Method, phase: int, trained: int, follow: int) -> list[int]:
+        """Steps of a phase worth a look: `follow` from `trained` on, its middle and its last.
+
+        A rule may change its ways with its progress.
+        """
+        n = method.phases(STEPS)[phase][1]
+        wanted = {*range(trained, trained + follow), n // 2, n // 2 + 1, n - 1}
+        return sorted(i for i in wanted if trained <= i < n) or [trained]
+
     def rehearse(self, phase: int, trained: int) -> Method:
         """A method that has made `trained` steps in this phase and in each before it."""
         method = self.make()

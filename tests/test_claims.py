@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from reports import claims
+from reports.claims import NOT_RUN
 from reports.statistics import estimate
 from reports.table import Cell, Column, Row, Run
 
@@ -56,15 +57,21 @@ def verdict(number: Any, found: Cell | None, column: Column | None = COLUMN) -> 
         (Number(), cell(97.5, n=500), "reached"),  # a small test set decides less
         (Number(std=0.5), cell(97.2, 97.2, 97.2), "reached"),  # within twice the published spread
         (Number(std=0.1), cell(97.2, 97.2, 97.2), "not reached"),
-        (Number(), cell(97.0, 97.1, 97.2, epochs=30), "not run"),  # half the budget
+        (Number(), cell(97.0, 97.1, 97.2, epochs=30), NOT_RUN),  # half the budget
         (Number(), cell(98.5, epochs=30), "reached"),  # in half the budget
         (Number(epochs=""), cell(98.5), "protocol unknown"),
-        (Number(architecture=""), cell(98.5), "not run"),
+        (Number(architecture=""), cell(98.5), NOT_RUN),
         (Number(architecture="", network="not stated there"), cell(98.5), "protocol unknown"),
         (Number(epochs="45 per layer"), cell(98.5), "protocol unknown"),  # of how many layers?
-        (Number(epochs="200 (50 per layer)"), cell(97.0, epochs=75), "not run"),
+        (Number(epochs="200 (50 per layer)"), cell(97.0, epochs=75), NOT_RUN),
+        (Number(), cell(97.0, epochs=90), NOT_RUN),  # a longer run is another one
+        (Number(), cell(98.5, epochs=90), NOT_RUN),
         (Number(augmentation="none"), cell(98.5), "reached"),
-        (Number(augmentation="crop2"), cell(98.5), "not run"),  # jitter alone is worth as much
+        (
+            Number(augmentation="crop2"),
+            cell(98.5),
+            NOT_RUN,
+        ),  # jitter alone is worth as much
     ],
 )
 def test_verdicts(number: Number, found: Cell, expected: str) -> None:
@@ -75,8 +82,8 @@ def test_verdicts(number: Number, found: Cell, expected: str) -> None:
     ("suite", "profile", "value", "expected"),
     [
         ("ff-mnist", "paper", 97.0, "not reached"),
-        ("ff-mnist", "standard", 97.0, "not run"),  # another budget, split or settings
-        ("table1", "paper", 97.0, "not run"),
+        ("ff-mnist", "standard", 97.0, NOT_RUN),  # another budget, split or settings
+        ("table1", "paper", 97.0, NOT_RUN),
         ("table1", "paper", 98.5, "reached"),  # whoever gets there otherwise is there
     ],
 )
@@ -85,6 +92,27 @@ def test_only_the_published_protocol_can_fall_short(
 ) -> None:
     found = claims.claim_of(Number(), ROW, "mnist", COLUMN, cell(value), suite, profile)
     assert found.verdict == expected
+
+
+def test_only_a_whole_divergence_under_the_published_protocol_falls_short() -> None:
+    whole = cell(97.0, 97.0)
+    gone = tuple(replace(run, status="diverged", value=None) for run in whole.runs)
+    lost = replace(whole, state="diverged", runs=gone, estimate=None, reason="loss is NaN")
+    assert verdict(Number(), lost) == "not reached"
+    part = (gone[0], replace(gone[1], status="missing", record=None))
+    assert verdict(Number(), replace(lost, runs=part)) == NOT_RUN
+    old = tuple(replace(run, stale=True) for run in gone)
+    assert verdict(Number(), replace(lost, runs=old)) == NOT_RUN
+    short = replace(lost, runs=tuple(
+        replace(run, record={"cell": {"protocol": {"epochs": 1}}}) for run in gone
+    ))  # fmt: skip
+    assert verdict(Number(), short) == NOT_RUN
+    assert verdict(Number(epochs=""), lost) == "protocol unknown"
+
+
+def test_an_augmentation_that_is_not_stated_decides_nothing() -> None:
+    augmented = replace(COLUMN, protocol={"epochs": 60, "augmentation": "crop4+flip"})
+    assert verdict(Number(), cell(98.5), augmented) == "protocol unknown"
 
 
 def test_a_printed_digit_is_a_rounded_one() -> None:
@@ -98,20 +126,19 @@ def test_a_claim_is_held_against_the_readout_that_it_is_about() -> None:
     both = replace(cell(97.0), readouts={"test": {"softmax": estimate([98.0])}})
     assert verdict(Number(), both) == "not reached"
     assert verdict(Number(readout="softmax"), both) == "reached"
-    assert verdict(Number(readout="another"), both) == "not run"
+    assert verdict(Number(readout="another"), both) == NOT_RUN
 
 
 def test_unfinished_and_outdated_cells_reach_nothing() -> None:
     whole = cell(98.1, 98.2, 98.3)
-    assert verdict(Number(), replace(whole, state="partial", reason="1 of 3 seeds")) == "not run"
+    assert verdict(Number(), replace(whole, state="partial", reason="1 of 3 seeds")) == NOT_RUN
     old = tuple(replace(run, stale=True) for run in whole.runs)
-    assert verdict(Number(), replace(whole, runs=old)) == "not run"
-    assert verdict(Number(), Cell("ff", "mnist/mlp", "diverged")) == "not reached"
+    assert verdict(Number(), replace(whole, runs=old)) == NOT_RUN
 
 
 def test_a_claim_without_a_cell_is_not_run() -> None:
-    assert verdict(Number(), None, None) == "not run"
-    assert verdict(Number(), Cell("ff", "mnist/mlp", "missing")) == "not run"
+    assert verdict(Number(), None, None) == NOT_RUN
+    assert verdict(Number(), Cell("ff", "mnist/mlp", "missing")) == NOT_RUN
 
 
 def test_tolerance_against_a_simulation() -> None:

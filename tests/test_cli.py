@@ -115,7 +115,7 @@ def test_list_and_dry_run_do_nothing(capsys: pytest.CaptureFixture[str], tmp_pat
         assert word in out
     assert run.main(["table1", "--dry-run", "--results-dir", str(tmp_path / "r")]) == 0
     out = capsys.readouterr().out
-    assert "57 cells, 57 to train; nothing was run" in out
+    assert "57 cells, 57 to do; nothing was run" in out
     assert "cannot     ff on digits/cnn-small" in out
     assert not (tmp_path / "r").exists()
 
@@ -141,7 +141,7 @@ def test_main_job_end_to_end(tmp_path: Path) -> None:
     """A small table from nothing; again without training; with a damaged record; with a plug-in."""
     first = _run(tmp_path)
     assert first.returncode == 0, first.stdout + first.stderr
-    assert "5 cells, 0 on record, 5 to train" in first.stdout
+    assert "5 cells, 0 on record, 5 to run" in first.stdout
     paths = [Path(line) for line in first.stdout.splitlines() if line.startswith(str(tmp_path))]
     assert {p.suffix for p in paths} >= {".html", ".tex", ".csv", ".pdf"}
     assert all(p.stat().st_size > 0 for p in paths)
@@ -151,14 +151,14 @@ def test_main_job_end_to_end(tmp_path: Path) -> None:
     )
 
     again = _run(tmp_path)
-    assert again.returncode == 0 and "5 on record, 0 to train" in again.stdout
+    assert again.returncode == 0 and "5 on record, 0 to run" in again.stdout
     assert status.main(["table1", "--results-dir", str(tmp_path / "r")]) == 0
 
     victim = sorted((tmp_path / "r/records").glob("*.json"))[0]
     before = json.loads(victim.read_text())
     victim.write_text(victim.read_text()[:100])
     mended = _run(tmp_path)
-    assert mended.returncode == 0 and "4 on record, 1 to train" in mended.stdout
+    assert mended.returncode == 0 and "4 on record, 1 to run" in mended.stdout
     assert victim.name in mended.stderr and "set aside" in mended.stderr
     assert json.loads(victim.read_text())["metrics"] == before["metrics"]
     assert len(list((tmp_path / "r/set-aside").iterdir())) == 1

@@ -7,6 +7,7 @@ fail. A replacement that no longer applies fails here, so that no bug goes stale
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,8 +22,12 @@ ROOT = Path(__file__).parent.parent
 BUGS = {
     "a missing detach between blocks": (
         "local_scores.py",
-        "x = h.detach()",
-        "x = h",
+        "            loss.backward()  # frees this block's graph before the next one is built\n"
+        "            total += loss.detach()\n"
+        "            x = h.detach()\n",
+        "            loss.backward(retain_graph=True)\n"
+        "            total += loss.detach()\n"
+        "            x = h\n",
         "tests/test_locality.py::test_the_audit_tells_the_families_apart[mono-forward-expected4]",
     ),
     "SNR differences of the wrong sign: the loss of every block is maximised": (
@@ -137,7 +142,8 @@ def test_a_planted_bug_is_caught(bug: str, tmp_path: Path) -> None:
     file, text, replacement, test = BUGS[bug]
     done = run([test], tmp_path, (file, text, replacement))
     assert done.returncode == 1, f"{test} did not fail:\n{done.stdout[-2000:]}{done.stderr[-1000:]}"
-    assert "1 failed" in done.stdout, done.stdout[-2000:]  # and not an error on the way to it
+    failed = re.search(r"^E +(AssertionError|assert )", done.stdout, flags=re.MULTILINE)
+    assert failed, f"{test} broke on the way to what it tests:\n{done.stdout[-2000:]}"
 
 
 def test_without_a_bug_the_same_tests_pass(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ class Number:
     readout: str = ""
     augmentation: str = ""
     suite: str = "a"
-    decimals: int = 2
+    decimals: int = 1
     std_kind: str = ""
     network: str = "2x500"
     note: str = ""
@@ -379,6 +379,28 @@ def test_what_a_method_denies_is_marked(
 ) -> None:
     page = audited(tmp_path, (row, "ok", {**FOUND, **found}))
     assert ("\u2260 declared</td>" in page) == marked
+
+
+def test_feedback_that_was_not_met_is_not_denied(tmp_path: Path) -> None:
+    """A few steps may pass without the event by which news travels."""
+    plan = make_plan(("hff",), seeds=1)
+    plan["rows"][0]["feedback"] = "wrong labels come from later layers"
+    plan["headline"] = {"split": "audit", "metric": "chain_longest"}
+    record = make_record("hff") | {"audit": FOUND}
+    page = render_html(build_module.read("table1", filled(tmp_path, plan, [record]), nothing))
+    assert ">not seen</td>" in page and "local, with feedback" in page
+
+
+def test_of_several_seeds_the_least_local_finding_counts(tmp_path: Path) -> None:
+    plan = make_plan(("hff",), seeds=2)
+    plan["headline"] = {"split": "audit", "metric": "chain_longest"}
+    records = [
+        make_record("hff", seed=seed) | {"audit": {**FOUND, "depends_on_later": bool(seed)}}
+        for seed in range(2)
+    ]
+    table = build_module.read("table1", filled(tmp_path, plan, records), nothing)
+    assert table.cells["hff", "digits/mlp-2x500"].audit["depends_on_later"] is True
+    assert "of 2 seeds" in render_html(table)
 
 
 def test_a_failed_audit_is_on_the_page(tmp_path: Path) -> None:

@@ -126,6 +126,8 @@ def counted(method: str, kind: str = "train") -> str:
         "def cosine(",  # what it uses of a shared file
         "class Block:",
         "def build(self, task",  # how the engine makes a method
+        "def method_config(",
+        "def resolve_config(",
         "def _order(",  # and feeds it
         "def random_crop(",
         "def _channel_statistics(",
@@ -146,13 +148,29 @@ def test_what_an_audit_runs_counts(definition: str) -> None:
 
 def test_what_it_does_not_run_does_not_count() -> None:
     text = counted("hff")
-    for other in ("class Encoder", "def linear_cooldown", "DATASETS", "def measure_cost"):
+    others = ("class Encoder", "def linear_cooldown", "def measure_cost", "def now", "class Job")
+    for other in (*others, "DATASETS", "ARCHITECTURES", "METHODS"):
         assert f"\n{other}" not in text
 
 
+def test_how_a_network_draws_its_weights_counts() -> None:
+    """It does not show in the modules as text."""
+    found = sources._reached({sources._definition_of(architectures.mlp(2, 5))})
+    assert "def _dense(" in found["suites.architectures"]
+    assert "def _conv(" not in found["suites.architectures"]
+    assert sources.builder_sha("mlp-2x500") != sources.builder_sha("cnn-small")
+
+
+def test_a_name_bound_twice_counts_twice() -> None:
+    parts = sources.parse("STEP = 2\nSTEP = STEP * 3\n").definitions["STEP"].text
+    assert parts == "STEP = 2\nSTEP = STEP * 3"
+
+
 def test_data_without_a_registered_hash_count_by_their_loader() -> None:
-    assert "centres" in sources._data("synthetic")
-    assert sources._data("digits") == sources.datasets.DATASETS["digits"].sha256
+    assert str(sources.datasets.DATASETS["digits"].sha256) in sources._data("digits")
+    assert "KMNIST" in sources._data("kmnist")
+    loader = sources._definition_of(sources.datasets.DATASETS["kmnist"].load)
+    assert "def _channels_first" in sources._reached({loader})["suites.datasets"]
 
 
 def test_a_plugin_counts_with_its_mixins_wherever_it_lies(tmp_path: Path) -> None:
@@ -187,7 +205,9 @@ class Planted(Scaled, Method):
 
 
 def test_a_docstring_on_the_line_of_a_definition() -> None:
-    assert sources.essence('class A: """gone"""; x = 1  # too') == "class A: ; x = 1"
+    """It is kept: what stands beside it must not be lost."""
+    text = 'class A: """kept"""; x = "#1"'
+    assert sources.essence(text + "  # gone") == text
 
 
 def test_essence_is_cut_from_the_text_by_position(tmp_path: Path) -> None:

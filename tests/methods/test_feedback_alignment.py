@@ -240,8 +240,10 @@ def test_locality_tells_the_rules_apart() -> None:
 
     longest = {n: locality.chains(subject(n)).longest for n in ("backprop", "fa", "usf", "dfa")}
     assert longest == {"backprop": 4, "fa": 4, "usf": 4, "dfa": 1}
-    assert locality.crossings(subject("fa"), 0) == locality.crossings(subject("backprop"), 0) != []
-    assert locality.crossings(subject("dfa"), 0) == []
+    assert (
+        locality.crossings(subject("fa"), 0) == locality.crossings(subject("backprop"), 0) != set()
+    )
+    assert locality.crossings(subject("dfa"), 0) == set()
     # block 0 of DFA hears of blocks 1 and 2 and of the classifier, and the others likewise
     assert len(locality.influences(subject("dfa"), 0)) == 6
     assert len(locality.influences(subject("fa"), 0)) == 3
