@@ -46,7 +46,10 @@ def load_builtin() -> None:
     """Imports every file of this folder, so that one new file is one new method."""
     package = importlib.import_module("methods")
     for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"methods.{module.name}")
+        try:
+            importlib.import_module(f"methods.{module.name}")
+        except ImportError as error:
+            raise PluginError(f"methods/{module.name}.py does not import: {error}") from error
 
 
 def load_entry_points() -> None:
