@@ -280,7 +280,7 @@ def _audited(
         return None, found + (" \u2260 declared" if denied and "–" not in found else "")
     if name == "units":
         n = audit.get("n_units")
-        return n, number(None) if n is None else f"{n} of {audit['n_blocks']} blocks"
+        return n, number(None) if n is None else f"{n} ({plural(audit['n_blocks'], 'block')})"
     if name == "memory_deepest_bytes":
         deepest = (audit.get("memory_bytes") or [None])[-1]
         return (None, number(None)) if deepest is None else (deepest, number(deepest / 2**20))
