@@ -35,7 +35,11 @@ class BackpropConfig:
 
 @register
 class Backprop(Method):
-    """A linear classifier on the last block, cross-entropy, one gradient through everything."""
+    """A linear classifier on the last block, cross-entropy, one gradient through everything.
+
+    Differs: AdamW and a cosine schedule, where the paper descends with momentum: as a control it
+        gets the optimizer that most rules here have.
+    """
 
     name = "backprop"
     label = "Backprop (end to end)"

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import ast
+import inspect
+import sys
 from pathlib import Path
 
 import pytest
+
+from methods import METHODS, load_builtin
+from suites.request import departures
+
+load_builtin()
 
 ROOT = Path(__file__).parent.parent
 ALLOWED = {
@@ -33,6 +40,26 @@ def test_imports_go_down_only(room: str) -> None:
     for path in (ROOT / room).rglob("*.py"):
         wrong = imported_rooms(path) - ALLOWED[room] - {room}
         assert not wrong, f"{path.relative_to(ROOT)} imports {', '.join(sorted(wrong))}"
+
+
+def test_no_rule_is_built_on_another_rule() -> None:
+    """What rules share has a file of its own, which registers none."""
+    files = {path.stem: path.read_text() for path in (ROOT / "methods").glob("*.py")}
+    rules = {name for name, text in files.items() if "\n@register\n" in text}
+    for name in rules:
+        for node in ast.walk(ast.parse(files[name])):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                taken = {node.module.removeprefix("methods."), *(a.name for a in node.names)}
+                assert not taken & rules, f"methods/{name}.py imports {taken & rules}"
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_every_rule_says_what_it_is(name: str) -> None:
+    """Its paper, its equations, and where it departs from them: the page shows all three."""
+    cls = METHODS[name]
+    assert cls.source and inspect.getdoc(cls)
+    assert "=" in (inspect.getdoc(sys.modules[cls.__module__]) or "")
+    assert departures(cls)
 
 
 def test_no_file_is_a_drawer() -> None:
