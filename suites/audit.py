@@ -1,6 +1,6 @@
 """The locality audit: what reaches an update, measured and not declared.
 
-python -m suites.run audit                        every method, about two minutes on 2 CPU cores
+python -m suites.run audit                        every method, about five minutes on 2 CPU cores
 python -m suites.run table1 --audit               the same columns beside a table of accuracies
 """
 
