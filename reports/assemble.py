@@ -23,6 +23,8 @@ from reports.table import (
 from results.record import Record
 from results.store import Plan
 
+OUTDATED = "made by older sources"  # such an audit says nothing of the rule as it is now
+
 
 def build_table(
     plan: Plan,
@@ -119,8 +121,8 @@ def _audit(
     if record["status"] != "ok":
         reason = (record.get("reason") or "no reason recorded").strip().partition("\n")[0]
         return {}, f"{record['status']}: {reason}"
-    if record["code_sha"] != wanted["code_sha"]:  # it says nothing of the rule as it is now
-        return {}, "made by older sources"
+    if record["code_sha"] != wanted["code_sha"]:
+        return {}, OUTDATED
     return record.get("audit") or {}, ""
 
 
@@ -182,11 +184,10 @@ def _cell(row: Row, column: Column, runs: tuple[Run, ...], counted: bool) -> Cel
         why_incomplete(runs),
         readouts=_readouts(ok),
         cost=_cost(ok),
-        # of stale ones nothing is shown: they say nothing of the rule as it is now
         audit=_least_local(
             [r.record["audit"] for r in ok if r.record and r.record.get("audit") and not r.stale]
         ),
-        audit_failure="made by older sources"
+        audit_failure=OUTDATED
         if any(r.stale and r.record and r.record.get("audit") for r in ok)
         else "",
     )

@@ -207,9 +207,8 @@ class Graph:
         pure: dict[Any, bool] = {}  # whether nothing but parameters is behind a node
         found: dict[Any, set[int | None]] = {}
         for node in self._order:
-            children = [child for child, _ in node.next_functions if child is not None]
-            behind = set().union(*(bare.get(child, set()) for child in children))
             inputs = [child for child, _ in node.next_functions]
+            behind = set().union(*(bare.get(child, set()) for child in inputs))
             pure[node] = not inputs or all(pure.get(child, False) for child in inputs)
             # a function of someone's own may do anything; what it makes of weights alone is weights
             if _is_product(node) and not (_is_custom(node) and pure[node]):
@@ -218,7 +217,7 @@ class Graph:
                 frozen = {storage[p] for p in _saved(node) if p in storage}
                 found[node], bare[node] = behind | frozen, set()
                 continue
-            leaves = (getattr(child, "variable", None) for child in children)
+            leaves = (getattr(child, "variable", None) for child in inputs)
             found[node] = {self._owners.unit.get(id(leaf)) for leaf in leaves if leaf is not None}
             variable = getattr(node, "variable", None)
             if variable is not None and variable.dim() >= 2:

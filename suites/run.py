@@ -383,7 +383,7 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 def report(args: argparse.Namespace, request: Request, store: Store, console: Console) -> int:
     """Builds the report, prints where it is, returns 0 if every cell is ok, else 1."""
     from reports import build as reports  # matplotlib: not needed before now
-    from reports.html import contradictions
+    from reports.locality import contradictions
 
     try:
         # the plan at hand, not the stored one: another run may have written its own by now

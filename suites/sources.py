@@ -306,7 +306,8 @@ def essence(text: str) -> str:
     It cuts text by position, as the parsers of all Python versions report it, and prints nothing
     anew: so one file has one essence whatever the version.
     """
-    lines = text.splitlines()
+    given = text.splitlines()
+    lines = list(given)
     for node in ast.walk(ast.parse(text)):
         body = getattr(node, "body", None)
         if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) or not body:
@@ -315,8 +316,8 @@ def essence(text: str) -> str:
         if (isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
                 and isinstance(first.value.value, str)):  # fmt: skip
             assert first.end_lineno is not None
-            alone = lines[first.lineno - 1].lstrip()[:1] in "\"'rRuU"  # no code ahead of it
-            if alone and not text.splitlines()[first.end_lineno - 1].partition(";")[2]:
+            alone = given[first.lineno - 1].lstrip()[:1] in "\"'rRuU"  # no code ahead of it
+            if alone and not given[first.end_lineno - 1].partition(";")[2]:
                 for i in range(first.lineno - 1, first.end_lineno):
                     lines[i] = ""
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
