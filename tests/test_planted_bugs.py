@@ -28,7 +28,7 @@ BUGS = {
         "            loss.backward(retain_graph=True)\n"
         "            total += loss.detach()\n"
         "            x = h\n",
-        "tests/test_locality.py::test_the_audit_tells_the_families_apart[mono-forward-expected4]",
+        "tests/test_auditing.py::test_the_audit_tells_the_families_apart[mono-forward-expected4]",
     ),
     "SNR differences of the wrong sign: the loss of every block is maximised": (
         "noprop_dt.py",
