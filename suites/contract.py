@@ -26,10 +26,10 @@ from methods import METHODS, Method, Task
 from methods.base import resolve_config
 from suites import datasets, locality
 from suites.architectures import ARCHITECTURES
+from suites.evaluation import evaluate
 from suites.locality import flat_parameters
 from suites.subject import STEPS, Subject, step
 from suites.suite import Row, rows_of
-from suites.trial import evaluate
 
 WIDTH = 1 / 8  # factor on all widths: the checks are on rules, not on sizes
 SIDE = 16

@@ -15,7 +15,12 @@ from results.record import FINAL, SCHEMA, Record
 from results.store import Store
 from suites import auditing, datasets, environment
 from suites.checkpoint import Checkpoint
-from suites.trial import Diverged, Job, Stopped, Trial, now
+from suites.evaluation import Diverged
+from suites.trial import Job, Stopped, Trial, now
+
+
+class LeaseLost(Exception):
+    """Somebody thought us dead and took the cell over: its checkpoint and record are theirs."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ def run(
     def report(progress: dict[str, Any]) -> None:
         watch(progress)
         if not lease.renew(**progress):
-            raise Stopped
+            raise LeaseLost
 
     try:
         # only the holder of the lease may look: another process may just have finished the cell
@@ -87,6 +92,8 @@ def run(
         )
     except Stopped:
         return Outcome("stopped")
+    except LeaseLost:
+        return Outcome("busy")
     finally:
         lease.release()
 
@@ -97,7 +104,11 @@ def attempt(
     stop: Callable[[], bool],
     report: Callable[[dict[str, Any]], None],
 ) -> Record:
-    """The record of one attempt at a cell, whatever becomes of it. Raises Stopped only."""
+    """The record of one attempt at a cell, whatever becomes of it.
+
+    Raises:
+        Stopped, LeaseLost: the attempt ended, and the cell did not.
+    """
     cell = job.cell
     trial = Trial(job, torch.device(job.device), checkpoint, stop, report)
     status, reason, error = "ok", None, None
@@ -115,7 +126,7 @@ def attempt(
         status, reason = "oom", str(event).splitlines()[0]
     except MemoryError:
         status, reason = "oom", "the machine ran out of memory"
-    except Stopped:
+    except (Stopped, LeaseLost):
         raise
     except Exception as event:
         status, reason = "failed", f"{type(event).__name__}: {event}".splitlines()[0]

@@ -36,21 +36,20 @@ ALL = (
 )  # fmt: skip
 ROOTS = {
     "train": (
-        *ALL, ("suites.trial", "Trial"), ("suites.cell", "Cell.build"),
+        *ALL, ("suites.training", "Training"), ("suites.evaluation", "validate"),
+        ("suites.evaluation", "read"), ("suites.cell", "Cell.build"),
         ("suites.cell", "Cell.method_config"),
     ),
     "audit": (*ALL, ("suites.auditing", "measure"), ("suites.cell", "Cell.method_config")),
 }  # fmt: skip
 FOLLOWED = (
-    "methods.", "suites.trial", "suites.prefix", "suites.seeds", "suites.datasets",
-    "suites.auditing", "suites.locality", "suites.subject", "suites.passes",
+    "methods.", "suites.training", "suites.evaluation", "suites.prefix", "suites.seeds",
+    "suites.datasets", "suites.auditing", "suites.locality", "suites.subject", "suites.passes",
     "suites.architectures",
 )  # fmt: skip
 NOT_FOLLOWED = {
     ("suites.architectures", "ARCHITECTURES"),
     ("suites.datasets", "DATASETS"),
-    ("suites.trial", "Job"),
-    ("suites.trial", "now"),
     ("suites.datasets", "_read"),  # only reads, and checks; what was read has a hash of its own
     ("methods.registry", "METHODS"),
     ("methods.registry", "register"),

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from methods import METHODS
 from results import Store
-from suites import cost, datasets, engine, local, prefix, trial
+from suites import cost, datasets, engine, evaluation, local, prefix, training, trial
 from suites.cell import Cell, Protocol
 from suites.clock import Clock
 from suites.trial import Job
@@ -75,6 +75,27 @@ def test_a_cell_leased_by_another_process_is_left_alone(tmp_path: Path) -> None:
     lease = engine.Lease(tmp_path / "live" / f"{work.cell.key}.json", {})
     assert lease.acquire()
     assert engine.run(work).status == "busy"
+
+
+@pytest.mark.parametrize("report", [5, 21], ids=["in training", "in validation"])
+def test_who_has_lost_the_cell_to_another_process_writes_nothing_more(
+    report: int, tmp_path: Path
+) -> None:
+    """There are 20 steps in the first epoch, each reported; validation comes next."""
+    work = job(tmp_path)
+    path = tmp_path / "live" / f"{work.cell.key}.json"
+    theirs = json.dumps({"host": "elsewhere", "process": "1:1"})
+    reports: list[int] = []
+
+    def lose(progress: dict[str, Any]) -> None:
+        reports.append(progress["step"])
+        if len(reports) == report:
+            path.write_text(theirs)
+            time.sleep(0.6)  # a lease is looked at twice a second
+
+    assert engine.run(work, watch=lose).status == "busy"
+    assert path.read_text() == theirs
+    assert not list(tmp_path.glob("checkpoints/*")) and not list(tmp_path.glob("records/*"))
 
 
 @pytest.mark.parametrize("every", [7, 20], ids=["in mid-epoch", "at the last step of an epoch"])
@@ -255,7 +276,7 @@ def test_evaluation_against_a_plain_loop() -> None:
     data = datasets.load("digits", None, 0.1)
     method = cell.build(data.task, CPU)
     rng = torch.Generator()
-    found = trial.evaluate(method, data.test, data.task, "last", rng)
+    found = evaluation.evaluate(method, data.test, data.task, "last", rng)
     x = (data.test[0].float() / 255 - data.task.mean[0]) / data.task.std[0]
     with torch.no_grad():
         scores = method.eval().logits(x)
@@ -279,7 +300,7 @@ def test_the_clock_leaves_out_what_is_paused() -> None:
 def test_data_order_is_shared_by_methods_and_not_by_seeds() -> None:
     def order(method: str, seed: int) -> Tensor:
         cell = Cell.of(method, {}, "mlp-2x500", "digits", Protocol(1), seed)
-        return trial._order(cell, 3, 100, CPU)
+        return training._order(cell, 3, 100, CPU)
 
     assert torch.equal(order("hff", 0), order("ff", 0))
     assert not torch.equal(order("hff", 0), order("hff", 1))
