@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -159,6 +159,13 @@ class Method(nn.Module, ABC):
     def eval_passes(self, readout: str) -> int:
         """How often one prediction runs the stack, or a copy of it."""
         return 1
+
+    def other_ways(self, readout: str) -> dict[str, Callable[[Tensor], Tensor]]:
+        """Other ways to the scores that `logits` gives for this readout: name -> function of x.
+
+        They are timed next to `logits`, for rules that are often written in a slower way.
+        """
+        return {}
 
     # ---------------------------------------------------------------------- state
 

@@ -18,6 +18,7 @@ highest goodness summed over all layers but the first (C passes), or the softmax
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -234,6 +235,25 @@ class ForwardForward(Method):
             h = block(rms_norm(h))
             total = total + goodness(h)
         return total.view(b, c)
+
+    def _one_pass_per_class(self, x: Tensor, readout: str) -> Tensor:
+        """The same with the whole stack run once per class, as it is often written: (B, C)."""
+        pixels = (x * self.std + self.mean).flatten(1)
+        blocks, scores = list(self.blocks), []
+        for label in torch.eye(self.task.n_classes, device=x.device, dtype=x.dtype):
+            h = torch.cat([label.expand(len(x), -1), pixels[:, len(label) :]], dim=1)
+            total = torch.zeros_like(h[:, 0])
+            for l, block in enumerate(blocks):
+                h = block(rms_norm(h))
+                if l > 0 or readout == "goodness_all" or len(blocks) == 1:
+                    total = total + goodness(h)
+            scores.append(total)
+        return torch.stack(scores, dim=1)
+
+    def other_ways(self, readout: str) -> dict[str, Callable[[Tensor], Tensor]]:
+        if readout == "softmax":
+            return {}
+        return {"looped over classes": lambda x: self._one_pass_per_class(x, readout)}
 
     def eval_passes(self, readout: str) -> int:
         return 1 if readout == "softmax" else self.task.n_classes

@@ -24,7 +24,7 @@ the class: the mean of all C waves, planes of 1/C, or the untransformed image.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -255,14 +255,30 @@ class ConvForwardForward(Method):
         """Summed goodness under each label, (B, C): all classes in one batch."""
         b, c = pixels.shape[0], self.task.n_classes
         labels = torch.arange(c, device=pixels.device).repeat(b)
-        state = self._labelled(pixels.repeat_interleave(c, 0), labels)
-        total = state.new_zeros(b * c)
+        return self._goodness(pixels.repeat_interleave(c, 0), labels, readout).view(b, c)
+
+    def _goodness(self, pixels: Tensor, y: Tensor, readout: str) -> Tensor:
+        """Summed goodness of each image under its label, (B,)."""
+        state = self._labelled(pixels, y)
+        total = state.new_zeros(len(y))
         for l, block in enumerate(self.blocks):
             h = block(state)
             if l > 0 or readout == "goodness_all" or len(self.blocks) == 1:
                 total = total + goodness(h) / _positions(h)
             state = rms_norm(h)
-        return total.view(b, c)
+        return total
+
+    def _one_pass_per_class(self, x: Tensor, readout: str) -> Tensor:
+        """The same as `logits`, one class after another, as it is often written: (B, C)."""
+        pixels = self._pixels(x)
+        labels = torch.arange(self.task.n_classes, device=x.device)
+        scores = [self._goodness(pixels, y.expand(len(x)), readout) for y in labels]
+        return torch.stack(scores, dim=1)
+
+    def other_ways(self, readout: str) -> dict[str, Callable[[Tensor], Tensor]]:
+        if readout == "softmax":
+            return {}
+        return {"looped over classes": lambda x: self._one_pass_per_class(x, readout)}
 
     def eval_passes(self, readout: str) -> int:
         return 1 if readout == "softmax" else self.task.n_classes

@@ -96,7 +96,7 @@ class Cell:
     readouts: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
     # name of a measure -> mean over the ok seeds that have it; seconds, bytes, images/s, FLOPs
     cost: Mapping[str, float] = field(default_factory=dict)
-    audit: Mapping[str, Any] = field(default_factory=dict)  # as measured, see suites/auditing.py
+    audit: Mapping[str, Any] = field(default_factory=dict)  # see suites/auditing/measure.py
     audit_failure: str = ""  # why a measurement that was made is not shown
 
     @property

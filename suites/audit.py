@@ -6,7 +6,7 @@ python -m suites.run table1 --audit               the same columns beside a tabl
 
 from __future__ import annotations
 
-from suites.cell import Protocol
+from suites.engine.cell import Protocol
 from suites.suite import Profile, Suite
 from suites.table1 import SUITE as TABLE1
 

@@ -13,9 +13,10 @@ import torch
 from rich.console import Console
 
 from methods import METHODS, PluginError
-from suites import contract, local
-from suites.architectures import ARCHITECTURES
-from suites.engine import use_deterministic_algorithms
+from suites import contract
+from suites.engine import local
+from suites.engine.architectures import ARCHITECTURES
+from suites.engine.engine import use_deterministic_algorithms
 from suites.run import Parser, exit_with, fail
 from suites.suite import RequestError, choose, rows_of
 

@@ -24,11 +24,12 @@ from torch import Generator, Tensor
 
 from methods import METHODS, Method, Task
 from methods.base import resolve_config
-from suites import datasets, locality
-from suites.architectures import ARCHITECTURES
-from suites.evaluation import evaluate
-from suites.locality import flat_parameters
-from suites.subject import STEPS, Subject, step
+from suites.auditing import locality
+from suites.auditing.locality import flat_parameters
+from suites.auditing.subject import STEPS, Subject, step
+from suites.engine import datasets
+from suites.engine.architectures import ARCHITECTURES
+from suites.engine.evaluation import evaluate
 from suites.suite import Row, rows_of
 
 WIDTH = 1 / 8  # factor on all widths: the checks are on rules, not on sizes
@@ -407,6 +408,23 @@ def check_passes(case: Case) -> None:
         assert measured == declared, (
             f"a prediction by {readout!r} takes {measured:g} passes, eval_passes says {declared}"
         )
+
+
+def check_other_ways(case: Case) -> None:
+    """Two speeds can be compared only if both compute the same."""
+    method = case.make()
+    fit(method, 0, 3)
+    method.eval()
+    x, _ = toy(8)
+    for readout in method.traits.readouts:
+        expected = predict(method, x, readout)
+        tolerance = 1e-4 * (1 + float(expected.abs().max()))
+        for name, way in method.other_ways(readout).items():
+            with torch.no_grad():
+                found = way(x)
+            assert torch.allclose(found, expected, atol=tolerance), (
+                f"{readout!r}, {name}, gives other scores than logits"
+            )
 
 
 def check_initial_weights(case: Case) -> None:

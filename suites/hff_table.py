@@ -9,7 +9,7 @@ targets of unknown protocol, and the networks here are those of table 1.
 
 from __future__ import annotations
 
-from suites.cell import Protocol
+from suites.engine.cell import Protocol
 from suites.suite import Profile, Suite, digits
 from suites.table1 import AUGMENTATION as COLOUR
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from suites.cell import Protocol
+from suites.engine.cell import Protocol
 from suites.suite import Profile, Suite, digits
 
 LAYERS = {"layercnn-256": 5, "layercnn-128": 4}

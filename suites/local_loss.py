@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from suites.cell import Protocol
+from suites.engine.cell import Protocol
 from suites.suite import Profile, Suite, digits
 
 EPOCHS = {"mnist": 100, "kmnist": 100, "svhn": 100, "fashion-mnist": 200}  # the others: 400

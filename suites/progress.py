@@ -21,7 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from suites.engine import Job, Outcome
+from suites.engine.engine import Job, Outcome
 
 
 class Display:

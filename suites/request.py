@@ -16,9 +16,9 @@ import torch
 from methods import METHODS, Method
 from methods.base import resolve_config
 from results.store import Plan
-from suites.architectures import ARCHITECTURES
-from suites.cell import Cell, Protocol
-from suites.datasets import DATASETS, bare_task
+from suites.engine.architectures import ARCHITECTURES
+from suites.engine.cell import Cell, Protocol
+from suites.engine.datasets import DATASETS, bare_task
 from suites.suite import Profile, RequestError, Row, Suite, choose, rows_of
 
 AUDITED = "synthetic"  # the data set that an audit is made on

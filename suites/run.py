@@ -24,21 +24,20 @@ from results.store import Store
 from suites import (
     ablation_hff,
     audit,
-    datasets,
     ff_mnist,
     hff_table,
     layercnn_cifar,
-    local,
     local_loss,
     noprop_table1,
     table1,
 )
-from suites.datasets import DatasetError
+from suites.engine import datasets, local
+from suites.engine.datasets import DatasetError
+from suites.engine.trial import Job
 from suites.progress import Display
 from suites.request import Request, Wanted, expand
 from suites.show import show_dry_run, show_list, show_table
 from suites.suite import RequestError, Suite, choose, rows_of
-from suites.trial import Job
 
 SUITES: dict[str, Suite] = {
     module.SUITE.name: module.SUITE

@@ -11,8 +11,8 @@ from methods import METHODS
 from reports.caption import metric_text
 from reports.formatting import estimate_text
 from reports.table import Table
-from suites.architectures import ARCHITECTURES
-from suites.datasets import DATASETS
+from suites.engine.architectures import ARCHITECTURES
+from suites.engine.datasets import DATASETS
 from suites.request import Request
 from suites.suite import Row, Suite, rows_of
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from methods import METHODS
-from suites.cell import Kind, Protocol
+from suites.engine.cell import Kind, Protocol
 
 MOST_NAMED = 12  # in a message of one line
 

@@ -7,7 +7,7 @@ python -m suites.run table1 --profile paper       the longest published budgets,
 
 from __future__ import annotations
 
-from suites.cell import Protocol
+from suites.engine.cell import Protocol
 from suites.suite import Profile, Suite, digits
 
 # Only what may be mirrored is: a mirrored digit or letter is another one, or none.

@@ -20,11 +20,11 @@ import torch
 from methods import Task
 from results.lease import Lease
 from results.store import Store
-from suites import datasets, local
-from suites.cell import Cell, Protocol
-from suites.checkpoint import Checkpoint
-from suites.datasets import Data
-from suites.trial import Job, Trial
+from suites.engine import datasets, local
+from suites.engine.cell import Cell, Protocol
+from suites.engine.checkpoint import Checkpoint
+from suites.engine.datasets import Data
+from suites.engine.trial import Job, Trial
 
 CPU = torch.device("cpu")
 ROUNDS = 5

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from methods import load_builtin
-from suites import auditing, contract, datasets, locality
-from suites.cell import Cell, Protocol
+from suites import contract
+from suites.auditing import locality, measure
 from suites.contract import Case
+from suites.engine import datasets
+from suites.engine.cell import Cell, Protocol
 from suites.request import audit_cell
 from suites.suite import rows_of
 
@@ -58,18 +60,18 @@ def test_noprop_differentiates_through_one_block_of_several() -> None:
 
 def stack_memory(row_id: str) -> dict[int, int]:
     row = next(r for r in rows_of(contract.METHODS) if r.id == row_id)
-    return auditing.memory_by_depth(audit_cell(row.method, row.settings, "mlp-3x1000"))
+    return measure.memory_by_depth(audit_cell(row.method, row.settings, "mlp-3x1000"))
 
 
 def test_streaming_local_rules_take_a_quarter_of_the_memory_per_block() -> None:
     """What locality is to buy; kept graphs or an unfreed block would show as backprop's slope."""
-    control = auditing.slope(stack_memory("backprop"))
+    control = measure.slope(stack_memory("backprop"))
     for row in ("mono-forward", "hff", "greedy-pred", "greedy-sim", "greedy-predsim"):
-        assert auditing.slope(stack_memory(row)) <= control / 4, row
+        assert measure.slope(stack_memory(row)) <= control / 4, row
 
 
 def test_deep_supervision_saves_no_memory() -> None:
-    ratio = auditing.slope(stack_memory("deep-supervision")) / auditing.slope(
+    ratio = measure.slope(stack_memory("deep-supervision")) / measure.slope(
         stack_memory("backprop")
     )
     assert ratio > 0.9
@@ -82,11 +84,11 @@ def test_peak_bytes_counts_what_is_alive_at_once() -> None:
             torch.zeros(2**19)  # 2 MiB, one at a time
         kept.add_(1)
 
-    assert auditing.peak_bytes(work) == pytest.approx(3 * 2**20, rel=0.01)
+    assert measure.peak_bytes(work) == pytest.approx(3 * 2**20, rel=0.01)
 
 
 def test_slope_of_a_line() -> None:
-    assert auditing.slope({4: 10, 8: 18, 16: 34}) == pytest.approx(2.0)
+    assert measure.slope({4: 10, 8: 18, 16: 34}) == pytest.approx(2.0)
 
 
 # ------------------------------------------------------------------------------- the cell
@@ -101,14 +103,14 @@ def test_an_audit_cell_does_not_depend_on_the_protocol() -> None:
 
 def test_the_audit_of_a_cell_holds_every_measure() -> None:
     cell = audit_cell("mono-forward", {}, "cnn-small")
-    found = auditing.measure(cell, datasets.load("synthetic", None, 0.1))
+    found = measure.measure(cell, datasets.load("synthetic", None, 0.1))
     assert found["chain_longest"] == 2 and found["label_free"] and not found["crosses_units"]
-    assert found["memory_depths"] == list(auditing.DEPTHS)
+    assert found["memory_depths"] == list(measure.DEPTHS)
     assert found["passes_per_prediction"] == 1
 
 
 def test_a_network_too_narrow_for_a_rule_is_widened() -> None:
     """CwComp needs a channel for each of 10 classes; below that it would divide by nothing."""
     cell = audit_cell("cwcomp", {}, "cnn-small")
-    found = auditing.measure(cell, datasets.load("synthetic", None, 0.1))
+    found = measure.measure(cell, datasets.load("synthetic", None, 0.1))
     assert found["label_free"] and not found["depends_on_later"] and not found["true_gradient"]

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from suites import contract, local
+from suites import contract
+from suites.engine import local
 
 local.load_methods([])
 # One architecture of each kind; `python -m suites.check` runs all of them.

@@ -12,8 +12,8 @@ import torch
 from torch import Generator
 
 from methods import Task
-from suites import datasets
-from suites.datasets import DatasetError, load, prepare, random_crop, random_flip
+from suites.engine import datasets
+from suites.engine.datasets import DatasetError, load, prepare, random_crop, random_flip
 
 
 def test_digits_are_scikit_learns_and_split_without_overlap() -> None:

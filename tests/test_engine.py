@@ -19,10 +19,10 @@ from torch import Tensor
 
 from methods import METHODS
 from results import Store
-from suites import cost, datasets, engine, evaluation, local, prefix, training, trial
-from suites.cell import Cell, Protocol
-from suites.clock import Clock
-from suites.trial import Job
+from suites.engine import cost, datasets, engine, evaluation, local, prefix, training, trial
+from suites.engine.cell import Cell, Protocol
+from suites.engine.clock import Clock
+from suites.engine.trial import Job
 
 local.load_methods([])
 ROOT = Path(__file__).parent.parent

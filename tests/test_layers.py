@@ -42,6 +42,15 @@ def test_imports_go_down_only(room: str) -> None:
         assert not wrong, f"{path.relative_to(ROOT)} imports {', '.join(sorted(wrong))}"
 
 
+@pytest.mark.parametrize("folder", ["engine", "auditing"])
+def test_what_runs_a_cell_knows_no_suite(folder: str) -> None:
+    for path in (ROOT / "suites" / folder).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("suites"):
+                below = f"{node.module}.".startswith(("suites.engine.", "suites.auditing."))
+                assert below, f"suites/{folder}/{path.name} imports {node.module}"
+
+
 def test_no_rule_is_built_on_another_rule() -> None:
     """What rules share has a file of its own, which registers none."""
     files = {path.stem: path.read_text() for path in (ROOT / "methods").glob("*.py")}

@@ -14,8 +14,9 @@ from torch.autograd import grad
 
 from methods import Blocks, Method, Task, Traits, load_builtin
 from methods.base import trainable
-from suites import auditing, contract, locality
-from suites.subject import Subject
+from suites import contract
+from suites.auditing import locality, measure
+from suites.auditing.subject import Subject
 
 load_builtin()
 
@@ -60,7 +61,7 @@ def subject(losses: Losses | None = None, depth: int = 4, cls: type[Bench] = Ben
 
     def make() -> Method:
         torch.manual_seed(0)
-        blocks = Blocks(auditing.mlp(depth, 12)(task, cls.style(None), 1.0))
+        blocks = Blocks(measure.mlp(depth, 12)(task, cls.style(None), 1.0))
         return cls(blocks, task, Config(), Generator().manual_seed(0)).train()
 
     return Subject(make, lambda i: contract.toy(16, seed=i))
@@ -402,7 +403,7 @@ class Seldom(Bench):
 
 
 def test_the_audit_meets_what_happens_in_every_tenth_step() -> None:
-    assert (3, 0) in locality.influences(subject(cls=Seldom), 5, auditing.FOLLOW)
+    assert (3, 0) in locality.influences(subject(cls=Seldom), 5, measure.FOLLOW)
 
 
 def stacked(m: Bench, x: Tensor, y: Tensor) -> list[Tensor]:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from methods import METHODS, BlockStyle, load_builtin, load_file
-from suites import architectures, sources
-from suites.architectures import Architecture
-from suites.cell import Cell, Protocol
+from suites.engine import architectures, sources
+from suites.engine.architectures import Architecture
+from suites.engine.cell import Cell, Protocol
 
 load_builtin()
 CODE = '''"""A docstring."""
@@ -153,11 +153,66 @@ def test_what_it_does_not_run_does_not_count() -> None:
         assert f"\n{other}" not in text
 
 
+@pytest.mark.parametrize(
+    ("change", "counts"),
+    [
+        (("return 2 * x", "return 3 * x"), True),  # mentioned, in its own class
+        (("return 5 * x", "return 6 * x"), True),  # mentioned, in a class that is mentioned
+        (("rate = 0.1", "rate = 0.2"), True),  # a field
+        (("return x + 1", "return x + 2"), True),  # torch calls it
+        (("return -x", "return x"), False),  # nobody does
+        (("    def unused", "    def more(self): pass\n    def unused"), False),
+        (("x.sum()", "getattr(self, f'un{x}')"), True),  # somebody might
+    ],
+)
+def test_of_a_class_what_is_mentioned_counts(
+    change: tuple[str, str], counts: bool, tmp_path: Path
+) -> None:
+    """A way to predict that only benchmarks use must not make accuracies stale."""
+    before = plugin_sha(tmp_path / "a.py", MEMBERS)
+    assert (plugin_sha(tmp_path / "b" / "a.py", MEMBERS.replace(*change)) != before) == counts
+
+
+def test_a_function_added_where_an_attribute_has_no_name_counts(tmp_path: Path) -> None:
+    dynamic = MEMBERS.replace("x.sum()", "getattr(self, f'un{x}')")
+    before = plugin_sha(tmp_path / "a.py", dynamic)
+    assert plugin_sha(tmp_path / "b" / "a.py", dynamic.replace("return -x", "return x")) != before
+
+
+MEMBERS = """
+from dataclasses import dataclass
+from torch import nn
+from methods import Method, Traits, register
+
+@dataclass(frozen=True)
+class Config: pass
+
+class Layer(nn.Module):
+    rate = 0.1
+    def forward(self, x):
+        return x + 1
+    def gained(self, x):
+        return 5 * x
+
+@register
+class Planted(Method):
+    name, label, version, source = "planted", "P", 1, "here"
+    traits, Config = Traits(True), Config
+    def scaled(self, x):
+        return 2 * x
+    def unused(self, x):
+        return -x
+    def train_step(self, x, y, phase, progress):
+        return dict(loss=x.sum() + self.scaled(Layer().gained(x)))
+    def logits(self, x, readout="last", rng=None): return x
+"""
+
+
 def test_how_a_network_draws_its_weights_counts() -> None:
     """It does not show in the modules as text."""
     found = sources._reached({sources._definition_of(architectures.mlp(2, 5))})
-    assert "def _dense(" in found["suites.architectures"]
-    assert "def _conv(" not in found["suites.architectures"]
+    assert "def _dense(" in found["suites.engine.architectures"]
+    assert "def _conv(" not in found["suites.engine.architectures"]
     assert sources.builder_sha("mlp-2x500") != sources.builder_sha("cnn-small")
 
 
@@ -170,18 +225,22 @@ def test_data_without_a_registered_hash_count_by_their_loader() -> None:
     assert str(sources.datasets.DATASETS["digits"].sha256) in sources._data("digits")
     assert "KMNIST" in sources._data("kmnist")
     loader = sources._definition_of(sources.datasets.DATASETS["kmnist"].load)
-    assert "def _channels_first" in sources._reached({loader})["suites.datasets"]
+    assert "def _channels_first" in sources._reached({loader})["suites.engine.datasets"]
+
+
+def plugin_sha(file: Path, text: str) -> str:
+    """The hash of the method "planted" in a file with this text."""
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(text)
+    load_file(file)
+    return sources.method_sha("train", METHODS.pop("planted"))
 
 
 def test_a_plugin_counts_with_its_mixins_wherever_it_lies(tmp_path: Path) -> None:
-    shas = []
-    for place, factor in (("a", 1), ("b", 1), ("c", 2)):
-        folder = tmp_path / place
-        folder.mkdir()
-        file = folder / "mine.py"
-        file.write_text(PLUGIN.format(name="planted", factor=factor))
-        load_file(file)
-        shas.append(sources.method_sha("train", METHODS.pop("planted")))
+    shas = [
+        plugin_sha(tmp_path / place / "mine.py", PLUGIN.format(name="planted", factor=factor))
+        for place, factor in (("a", 1), ("b", 1), ("c", 2))
+    ]
     assert shas[0] == shas[1] != shas[2]
 
 
@@ -199,7 +258,7 @@ class Scaled:
 class Planted(Scaled, Method):
     name, label, version, source = "{name}", "P", 1, "here"
     traits, Config = Traits(True), Config
-    def train_step(self, x, y, phase, progress): return dict(loss=x.sum())
+    def train_step(self, x, y, phase, progress): return dict(loss=self.scaled(x).sum())
     def logits(self, x, readout="last", rng=None): return x
 """
 

@@ -11,7 +11,7 @@ from torch import Generator, nn
 
 from methods import Block, BlockStyle, Task
 from methods.blocks import dropout, pool_to, pool_until, pooled_shape, rms_norm
-from suites.architectures import ARCHITECTURES
+from suites.engine.architectures import ARCHITECTURES
 
 
 def test_rms_norm_has_mean_square_one() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from methods.counter_current import alignment_loss
-from suites import locality
+from suites.auditing import locality
 from suites.contract import Case, cases
 from tests.methods.toy import batch, make
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from methods import METHODS, Task
 from methods.cwcomp import group_means
-from suites.architectures import ARCHITECTURES
+from suites.engine.architectures import ARCHITECTURES
 from tests.methods.toy import batch, make
 
 

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from methods.decoupled import Decoupled, auxiliary_net
-from suites import locality
-from suites.subject import Subject
+from suites.auditing import locality
+from suites.auditing.subject import Subject
 from tests.methods.toy import batch, make
 
 CONV = "cnn-small"

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from suites import contract, locality
+from suites import contract
+from suites.auditing import locality
 from suites.suite import Row
 from tests.methods.toy import batch, make
 

@@ -12,8 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from methods import Method
 from methods.feedback_alignment import Feedback
-from suites import contract, locality
-from suites.subject import Subject
+from suites import contract
+from suites.auditing import locality
+from suites.auditing.subject import Subject
 from suites.suite import Row
 from tests.methods.toy import batch, make
 

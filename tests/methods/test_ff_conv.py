@@ -14,7 +14,7 @@ from methods import METHODS, Method, Task
 from methods.blocks import rms_norm
 from methods.ff_conv import plane_waves, shifted_pixels
 from methods.goodness import wrong_labels
-from suites.architectures import ARCHITECTURES
+from suites.engine.architectures import ARCHITECTURES
 from tests.methods.toy import TASK, batch, make
 
 KINDS = ("fourier", "morphological", "planes")

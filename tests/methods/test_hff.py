@@ -17,7 +17,7 @@ from methods import METHODS, Task, hff
 from methods.base import resolve_config
 from suites import contract
 from suites.ablation_hff import CHOICES, ON_FEATURE_MAPS, SUITE
-from suites.architectures import ARCHITECTURES
+from suites.engine.architectures import ARCHITECTURES
 from suites.request import expand
 from suites.suite import Row
 from tests.methods.toy import batch, make

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from methods.layerwise import Layerwise
-from suites import locality
+from suites.auditing import locality
+from suites.auditing.subject import Subject
 from suites.contract import Case
-from suites.subject import Subject
 from suites.suite import rows_of
 from tests.methods.toy import batch, make
 

@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 
 from methods import METHODS, Method, Task, load_builtin
 from methods.base import resolve_config
-from suites.architectures import ARCHITECTURES
+from suites.engine.architectures import ARCHITECTURES
 
 load_builtin()
 TASK = Task("toy", (1, 8, 8), 5, mean=(0.3,), std=(0.4,))

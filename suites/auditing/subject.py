@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from methods import Method
-from suites.passes import count_passes
+from suites.engine.passes import count_passes
 
 STEPS = 60  # the budget that a subject's schedule believes in
 

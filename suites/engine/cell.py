@@ -11,10 +11,10 @@ import torch
 from methods import METHODS, Method, Task
 from methods.base import resolve_config
 from results.record import cell_key
-from suites import sources
-from suites.architectures import ARCHITECTURES
-from suites.datasets import AUGMENTATIONS, DATASETS
-from suites.seeds import derive_seed, generator
+from suites.engine import sources
+from suites.engine.architectures import ARCHITECTURES
+from suites.engine.datasets import AUGMENTATIONS, DATASETS
+from suites.engine.seeds import derive_seed, generator
 
 Kind = Literal["train", "audit"]
 

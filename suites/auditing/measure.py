@@ -1,8 +1,8 @@
 """The locality audit of one method on one architecture: what it claims, measured.
 
 Everything is measured on narrow networks and a few batches, because it belongs to the rule and not
-to the size: chains, crossings and influences by `suites.locality`, passes and label independence
-on a prediction, and the peak memory of training on stacks of growing depth.
+to the size: chains, crossings and influences by `locality.py`, passes and label independence on a
+prediction, and the peak memory of training on stacks of growing depth.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import torch
 from torch import Generator
 
 from methods import Blocks, Method, Task
-from suites import datasets, locality
-from suites.architectures import ARCHITECTURES, conv_stack, mlp
-from suites.cell import Cell
-from suites.datasets import Data
-from suites.subject import STEPS, Subject, step
+from suites.auditing import locality
+from suites.auditing.subject import STEPS, Subject, step
+from suites.engine import datasets
+from suites.engine.architectures import ARCHITECTURES, conv_stack, mlp
+from suites.engine.cell import Cell
+from suites.engine.datasets import Data
 
 WIDTHS = (1 / 8, 1 / 4, 1 / 2, 1.0)  # factor on all widths: the smallest that the rule accepts
 BATCH = 32

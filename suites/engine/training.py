@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from methods import Method
-from suites import datasets
-from suites.cell import Cell
-from suites.datasets import Data
-from suites.evaluation import Diverged
-from suites.prefix import Prefix
-from suites.seeds import generator
+from suites.engine import datasets
+from suites.engine.cell import Cell
+from suites.engine.datasets import Data
+from suites.engine.evaluation import Diverged
+from suites.engine.prefix import Prefix
+from suites.engine.seeds import generator
 
 LOSS_CHECK_STEPS = 50  # how often the device is asked whether the loss is still finite
 

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from methods import Method, Task
-from suites import datasets
-from suites.cell import Cell
-from suites.datasets import Data, Images
-from suites.seeds import generator
+from suites.engine import datasets
+from suites.engine.cell import Cell
+from suites.engine.datasets import Data, Images
+from suites.engine.seeds import generator
 
 EVAL_BATCH = 256
 

@@ -2,7 +2,9 @@
 
 A record keeps it; where it differs from that of today's sources, the record is shown as stale.
 What counts is found by following names, from the roots of the work through all imports: so adding
-a method, an architecture or a data set, or rewording a docstring, changes no hash.
+a method, an architecture or a data set, or rewording a docstring, changes no hash. Of a class that
+counts, its fields do, and those functions whose names are mentioned anywhere in what counts: a way
+to predict that only benchmarks time, say, does not.
 
 Left out on purpose: the registries (the network and the data of the cell count by themselves), and
 what keeps and counts without a say in the results: records, checkpoints, costs. What a method takes
@@ -26,31 +28,32 @@ from typing import Any, NamedTuple
 import torch
 
 from methods import BlockStyle, Method
-from suites import datasets
-from suites.architectures import ARCHITECTURES
+from suites.engine import datasets
+from suites.engine.architectures import ARCHITECTURES
 
 # kind of cell -> (file, definition) that the work starts from
 ALL = (
     ("methods.base", "Method"), ("methods.blocks", "Block"), ("methods.blocks", "Blocks"),
-    ("suites.datasets", "load"), ("suites.engine", "use_deterministic_algorithms"),
+    ("suites.engine.datasets", "load"), ("suites.engine.engine", "use_deterministic_algorithms"),
+    ("suites.engine.cell", "Cell.method_config"),
 )  # fmt: skip
 ROOTS = {
     "train": (
-        *ALL, ("suites.training", "Training"), ("suites.evaluation", "validate"),
-        ("suites.evaluation", "read"), ("suites.cell", "Cell.build"),
-        ("suites.cell", "Cell.method_config"),
+        *ALL, ("suites.engine.cell", "Cell.build"), ("suites.engine.training", "Training"),
+        ("suites.engine.training", "Training.start"), ("suites.engine.training", "Training.epoch"),
+        ("suites.engine.evaluation", "validate"), ("suites.engine.evaluation", "read"),
     ),
-    "audit": (*ALL, ("suites.auditing", "measure"), ("suites.cell", "Cell.method_config")),
+    "audit": (*ALL, ("suites.auditing.measure", "measure")),
 }  # fmt: skip
 FOLLOWED = (
-    "methods.", "suites.training", "suites.evaluation", "suites.prefix", "suites.seeds",
-    "suites.datasets", "suites.auditing", "suites.locality", "suites.subject", "suites.passes",
-    "suites.architectures",
+    "methods.", "suites.auditing.", "suites.engine.architectures", "suites.engine.datasets",
+    "suites.engine.evaluation", "suites.engine.passes", "suites.engine.prefix",
+    "suites.engine.seeds", "suites.engine.training",
 )  # fmt: skip
 NOT_FOLLOWED = {
-    ("suites.architectures", "ARCHITECTURES"),
-    ("suites.datasets", "DATASETS"),
-    ("suites.datasets", "_read"),  # only reads, and checks; what was read has a hash of its own
+    ("suites.engine.architectures", "ARCHITECTURES"),
+    ("suites.engine.datasets", "DATASETS"),
+    ("suites.engine.datasets", "_read"),  # it only reads; what was read has a hash of its own
     ("methods.registry", "METHODS"),
     ("methods.registry", "register"),
 }
@@ -129,15 +132,21 @@ def used(kind: str, method: type[Method]) -> dict[str, str]:
 
 def _reached(names: Iterable[Name]) -> dict[str, str]:
     """File -> the essence of what these definitions lead to, themselves included."""
-    found = set(names)
-    waiting = list(found)
+    found: set[Name] = set()
+    words: set[str] = set()
+    whole: set[str] = set()  # files where an attribute is looked up that the text does not name
+    waiting = set(names)
     while waiting:
-        module, name = waiting.pop()
-        source = _source(module)
-        mentioned = {*source.definitions[name].mentions, *source.always.mentions}
-        for more in _resolved(module, mentioned) - found:
-            found.add(more)
-            waiting.append(more)
+        found |= waiting
+        more: set[Name] = set()
+        for module, name in waiting:
+            source = _source(module)
+            for part in (source.definitions[name], source.always):
+                more |= _resolved(module, part.mentions)
+                words |= part.words
+                if UNNAMED in part.words:
+                    whole.add(module)
+        waiting = (more | _members(found | more, words, whole)) - found
     texts = {}
     for module in {name.module for name in found}:
         source = _source(module)
@@ -146,6 +155,28 @@ def _reached(names: Iterable[Name]) -> dict[str, str]:
             parts.add(source.always)
         texts[module] = "\n".join(part.text for part in sorted(parts))
     return texts
+
+
+def _members(found: set[Name], words: set[str], whole: set[str]) -> set[Name]:
+    """The functions of these classes that are mentioned, or that Python or a library calls."""
+    members = set()
+    for module, name in found:
+        for path in _source(module).members.get(name, ()):
+            member = path.partition(".")[2]
+            if (member in words or module in whole
+                    or _is_called_by_others(module, name, member)):  # fmt: skip
+                members.add(Name(module, path))
+    return members
+
+
+@functools.cache
+def _is_called_by_others(module: str, name: str, member: str) -> bool:
+    """Whether a function of a class stands in for one of a library's class, as `forward` does."""
+    if member.startswith("__"):
+        return True
+    cls = getattr(sys.modules[module], name, None)
+    libraries = [base for base in getattr(cls, "__mro__", ()) if not _counts(base.__module__)]
+    return cls is None or any(member in vars(base) for base in libraries)
 
 
 def _counts(module: str) -> bool:
@@ -196,18 +227,37 @@ def _is_module(path: str) -> bool:
 # ----------------------------------------------------------------------------- one file
 
 
+UNNAMED = "getattr(…)"  # among words: an attribute whose name the text does not tell
+
+
 class Definition(NamedTuple):
-    """A part of a source: where it is, its essence, the dotted names that it mentions."""
+    """A part of a source.
+
+    Attributes:
+        line: where it is.
+        text: its essence; of a class without its functions.
+        mentions: dotted names in it, "datasets.prepare".
+        words: all that may be the name of an attribute in it.
+    """
 
     line: int
     text: str
     mentions: frozenset[str]
+    words: frozenset[str]
 
 
 class Source(NamedTuple):
-    """A file: its definitions, its other statements together, and what its imports bind."""
+    """A file.
+
+    Attributes:
+        definitions: by name; functions of a class as "Class.function", too.
+        members: class -> the names of its functions, "Class.function".
+        always: its other statements together.
+        imports: what its imports bind.
+    """
 
     definitions: dict[str, Definition]
+    members: dict[str, tuple[str, ...]]
     always: Definition
     imports: dict[str, str]
 
@@ -226,25 +276,39 @@ def parse(text: str, package: str = "") -> Source:
     tree = ast.parse(text)
     lines = text.splitlines()
     definitions: dict[str, Definition] = {}
+    members: dict[str, tuple[str, ...]] = {}
     rest: list[Definition] = []
+
+    def bind(name: str, part: Definition) -> None:
+        before = definitions.get(name)  # bound again, it is both
+        definitions[name] = part if before is None else _joined(before, part)
+
     for node in tree.body:
         part = _definition(node, lines)
         names = _bound(node)
-        for name in names:  # bound again, it is both
-            before = definitions.get(name)
-            definitions[name] = part if before is None else _joined(before, part)
+        for name in names:
+            bind(name, part)
         if not names and not isinstance(node, ast.Import | ast.ImportFrom) and part.text:
             rest.append(part)
         if isinstance(node, ast.ClassDef):
-            for inner in node.body:
-                if isinstance(inner, ast.FunctionDef):
-                    definitions[f"{node.name}.{inner.name}"] = _definition(inner, lines)
-    always = functools.reduce(_joined, rest) if rest else Definition(0, "", frozenset())
-    return Source(definitions, always, _imports(tree, package))
+            functions = _functions(node)
+            for inner in functions:
+                bind(f"{node.name}.{inner.name}", _definition(inner, lines))
+            members[node.name] = tuple({f"{node.name}.{inner.name}": None for inner in functions})
+    nothing = Definition(0, "", frozenset(), frozenset())
+    always = functools.reduce(_joined, rest) if rest else nothing
+    return Source(definitions, members, always, _imports(tree, package))
 
 
 def _joined(one: Definition, two: Definition) -> Definition:
-    return Definition(one.line, f"{one.text}\n{two.text}", one.mentions | two.mentions)
+    text = f"{one.text}\n{two.text}"
+    return Definition(one.line, text, one.mentions | two.mentions, one.words | two.words)
+
+
+def _functions(node: ast.AST) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """The functions that a class consists of; none of anything else."""
+    body = node.body if isinstance(node, ast.ClassDef) else []
+    return [part for part in body if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef)]
 
 
 def _bound(node: ast.stmt) -> list[str]:
@@ -259,12 +323,40 @@ def _bound(node: ast.stmt) -> list[str]:
 
 
 def _definition(node: ast.stmt, lines: list[str]) -> Definition:
-    decorators = getattr(node, "decorator_list", [])
-    first = min([node.lineno, *(d.lineno for d in decorators)])
-    part = "\n".join(lines[first - 1 : node.end_lineno])
-    if node.col_offset:  # a method; its text must not be moved, or it could break a string in it
+    first = _first_line(node)
+    kept = dict(enumerate(lines[first - 1 : node.end_lineno], first))
+    functions = _functions(node)
+    for inner in functions:
+        for line in range(_first_line(inner), (inner.end_lineno or 0) + 1):
+            kept.pop(line, None)
+    part = "\n".join(kept.values())
+    if functions:  # a class whose functions count by themselves, if at all
+        assert isinstance(node, ast.ClassDef)
+        part += f"\n{' ' * node.body[0].col_offset}pass"
+        node = ast.ClassDef(
+            node.name, node.bases, node.keywords, [s for s in node.body if s not in functions],
+            node.decorator_list,
+        )  # fmt: skip
+    elif node.col_offset:  # of a class; its text must not be moved, or a string in it could break
         part = f"class _:\n{part}"
-    return Definition(first, essence(part), frozenset(_mentions(node)))
+    return Definition(first, essence(part), frozenset(_mentions(node)), frozenset(_words(node)))
+
+
+def _first_line(node: ast.stmt) -> int:
+    return min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
+
+
+def _words(tree: ast.AST) -> Iterator[str]:
+    """All that may be the name of an attribute in a tree, strings that could be one included."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(attr=word) | ast.Name(id=word):
+                yield word
+            case ast.Constant(value=str(word)) if word.isidentifier():
+                yield word
+            case ast.Call(func=ast.Name(id="getattr"), args=[_, name, *_]):
+                if not isinstance(name, ast.Constant):
+                    yield UNNAMED
 
 
 def _mentions(tree: ast.AST) -> Iterator[str]:

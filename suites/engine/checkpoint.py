@@ -12,7 +12,7 @@ import torch
 
 from methods import Method
 from results.store import Store
-from suites.cell import Cell
+from suites.engine.cell import Cell
 
 CHECKPOINT_FORMAT = 1
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from methods import Method
-from suites import datasets
-from suites.datasets import Data
+from suites.engine import datasets
+from suites.engine.datasets import Data
 
 # The output of a frozen part is kept for all training images up to this size, and computed anew
 # for every mini-batch beyond it. A constant, not the memory at hand: it decides over last bits.

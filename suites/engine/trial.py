@@ -1,7 +1,7 @@
 """One attempt at a cell: trains its method, reads the test set once, and loses nothing on the way.
 
-What decides over the numbers is in `suites.training` and `suites.evaluation`; here are the clocks,
-the checkpoints and the tidings. All randomness is either a stream derived from (seed, purpose,
+What decides over the numbers is in `training.py` and `evaluation.py`; here are the clocks, the
+checkpoints and the tidings. All randomness is either a stream derived from (seed, purpose,
 epoch, step), or the method's own generator, which is saved with the method. So a run that was
 interrupted and resumed gives, on the same machine, the same bits as one that was not.
 """
@@ -20,12 +20,13 @@ from typing import Any
 import torch
 
 from methods import Method
-from suites import cost, environment, evaluation
-from suites.cell import Cell
-from suites.checkpoint import Checkpoint, Progress, UnusableCheckpoint
-from suites.clock import Clock
-from suites.datasets import Data
-from suites.training import Training
+from suites.engine import cost, evaluation
+from suites.engine.cell import Cell
+from suites.engine.checkpoint import Checkpoint, Progress, UnusableCheckpoint
+from suites.engine.clock import Clock
+from suites.engine.datasets import Data
+from suites.engine.memory import PeakMemory
+from suites.engine.training import Training
 
 
 class Stopped(Exception):
@@ -83,7 +84,7 @@ class Trial:
         data = data.to(self.device)
         self.cost = cost.measure_cost(self.cell, data, self.device)
 
-        peak = environment.PeakMemory(self.device)
+        peak = PeakMemory(self.device)
         method = self.cell.build(data.task, self.device)
         try:
             saved = self.checkpoint.load(method)

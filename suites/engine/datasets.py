@@ -16,7 +16,7 @@ import torch
 from torch import Generator, Tensor
 
 from methods import Task
-from suites.seeds import generator
+from suites.engine.seeds import generator
 
 Images = tuple[Tensor, Tensor]  # uint8 (N, C, H, W) and int64 (N,)
 # what is done to a training image: padded by so many pixels and cropped back at random, mirrored

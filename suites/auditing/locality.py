@@ -32,7 +32,7 @@ from torch import Generator, Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
 from methods import Method
-from suites.subject import Subject
+from suites.auditing.subject import Subject
 
 # Nodes of autograd's graph that multiply by a matrix or a convolution kernel.
 PRODUCTS = ("Addmm", "Mm", "Bmm", "Baddbmm", "Addmv", "Mv", "Convolution", "Linear", "Einsum")

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from suites import datasets
-from suites.cell import Cell
-from suites.datasets import Data
-from suites.passes import count_passes
-from suites.prefix import worth_keeping
-from suites.seeds import generator
+from suites.engine import datasets
+from suites.engine.cell import Cell
+from suites.engine.datasets import Data
+from suites.engine.passes import count_passes
+from suites.engine.prefix import worth_keeping
+from suites.engine.seeds import generator
 
 PHASE_SAMPLE = 1000  # steps that a method is asked to split, to learn the shares of its phases
 

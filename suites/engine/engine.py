@@ -13,10 +13,11 @@ import torch
 from results.lease import Lease
 from results.record import FINAL, SCHEMA, Record
 from results.store import Store
-from suites import auditing, datasets, environment
-from suites.checkpoint import Checkpoint
-from suites.evaluation import Diverged
-from suites.trial import Job, Stopped, Trial, now
+from suites.auditing.measure import measure
+from suites.engine import datasets, environment
+from suites.engine.checkpoint import Checkpoint
+from suites.engine.evaluation import Diverged
+from suites.engine.trial import Job, Stopped, Trial, now
 
 
 class LeaseLost(Exception):
@@ -117,7 +118,7 @@ def attempt(
         data = datasets.load(cell.dataset, job.data_dir, cell.protocol.val_fraction)
         sha256 = data.sha256
         if cell.kind == "audit":
-            audit = auditing.measure(cell, data)
+            audit = measure(cell, data)
         else:
             trial.run(data)
     except Diverged as event:
