@@ -64,7 +64,7 @@ def build_table(
             elif place in unsupported:
                 cell = Cell(row.id, column.id, "unsupported", reason=unsupported[place])
             else:
-                cell = Cell(row.id, column.id, "missing", reason="not asked for by this plan")
+                cell = Cell(row.id, column.id, "unwanted", reason="not asked for by this plan")
             if place in audits:
                 audit, failure = audits[place]
                 cell = replace(cell, audit=audit, audit_failure=failure)
@@ -106,7 +106,14 @@ def _columns(entries: Sequence[Mapping[str, Any]]) -> tuple[Column, ...]:
         unique = pairs.count((dataset, architecture)) == 1
         label = architecture if unique else str(entry["id"]).removeprefix(f"{dataset}/")
         columns.append(
-            Column(entry["id"], dataset, architecture, label, entry.get("protocol") or {})
+            Column(
+                entry["id"],
+                dataset,
+                architecture,
+                label,
+                entry.get("protocol") or {},
+                entry.get("axes") or {},
+            )
         )
     return tuple(columns)
 
@@ -184,6 +191,7 @@ def _cell(row: Row, column: Column, runs: tuple[Run, ...], counted: bool) -> Cel
         why_incomplete(runs),
         readouts=_readouts(ok),
         cost=_cost(ok),
+        speed=next((r.record["speed"] for r in ok if r.record and r.record.get("speed")), {}),
         audit=_least_local(
             [r.record["audit"] for r in ok if r.record and r.record.get("audit") and not r.stale]
         ),
@@ -275,7 +283,7 @@ def _claims(
 
 def _marked(column: list[Cell], headline: Mapping[str, Any]) -> dict[tuple[str, str], Cell]:
     """Marks the best complete cells of a column, and those that cannot be told from the best."""
-    if headline["split"] == "audit":  # a description, not a contest
+    if headline["split"] in ("audit", "timings"):  # a description, and no contest of single runs
         return {}
     complete = {c.row: c for c in column if c.state == "ok" and c.estimate is not None}
     if len(complete) < 2:  # being the only one is no distinction

@@ -11,7 +11,7 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +22,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from reports.caption import metric_text
+from reports.speed import Scaling, scalings
 from reports.table import Cell, Column, Row, Table
 
 # Okabe and Ito's colours, told apart with any colour vision; the yellow is left out, too light for
@@ -74,6 +75,20 @@ def memory_panels(table: Table) -> list[Panel]:
     return _panels(table, columns, draw_memory, (4.4, 2.9))
 
 
+def scaling_panels(table: Table) -> list[Panel]:
+    """One panel per size that columns differ in: time per image against it."""
+    found = []
+    drawn = scalings(table)
+    looks = _looks(drawn)
+    with _style():
+        for i, scaling in enumerate(drawn):
+            figure = Figure(figsize=(4.4, 3.0 + 0.17 * len(scaling.lines)), layout="constrained")
+            draw_scaling(figure.subplots(), scaling, looks)
+            title = f"{scaling.what.capitalize()} against {scaling.axis}; {scaling.held}"
+            found.append(Panel(title, _svg(figure, f"scaling-{i}")))
+    return found
+
+
 def swatches(table: Table) -> list[tuple[str, str]]:
     """(label of a method, SVG of its line and marker), the key to the curves."""
     found = []
@@ -89,21 +104,14 @@ def swatches(table: Table) -> list[tuple[str, str]]:
 
 
 def write_files(table: Table, folder: Path) -> list[Path]:
-    """Writes accuracy and curves, or the audit's memory, as .pdf and .png sheets.
+    """Writes accuracy and curves, or what else the table is about, as .pdf and .png sheets.
 
     Raises:
         OSError: the folder cannot be written to.
     """
     paths = []
-    sheets: list[tuple[str, Draw, float]] = [
-        ("accuracy", draw_accuracy, 0.75 + 0.24 * len(table.rows)),
-        ("curves", draw_curves, 2.7),
-    ]
-    if table.plan["headline"]["split"] == "audit":
-        sheets = [("memory", draw_memory, 2.9)]
     with _style():
-        for name, draw, height in sheets:
-            figure = _sheet(table, draw, height)
+        for name, figure in _sheets(table):
             for kind in FILE_TYPES:
                 paths.append(folder / f"{name}.{kind}")
                 _save_atomically(figure, paths[-1], kind)
@@ -182,6 +190,37 @@ def draw_memory(axes: Axes, table: Table, column: Column) -> None:
     axes.set_ylabel("peak memory, MiB")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_major_formatter("{x:g}")
+
+
+def _looks(drawn: Sequence[Scaling]) -> dict[str, dict[str, Any]]:
+    """Row id -> its look, the same in all these figures, over as few colours as they need."""
+    rows = dict.fromkeys(line.row for scaling in drawn for line in scaling.lines)
+    return {row: line_style(i) for i, row in enumerate(rows)}
+
+
+def draw_scaling(axes: Axes, scaling: Scaling, looks: Mapping[str, dict[str, Any]]) -> None:
+    """Milliseconds per image over a size, both logarithmic; the slope of each line in the key."""
+    ways: dict[str, int] = {}
+    for line in scaling.lines:
+        nth = ways[line.row] = ways.get(line.row, -1) + 1  # one colour a method, dashes by its ways
+        look = looks[line.row] | {"linestyle": DASHES[nth % len(DASHES)]}
+        label = f"{line.label}: slope {line.slope:.2f}"
+        axes.plot(line.sizes, line.ms, **look, label=label)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    sizes = sorted({size for line in scaling.lines for size in line.sizes})
+    axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel(scaling.axis)
+    axes.set_ylabel("ms per image")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if high > 200 * low else (1.0, 2.0, 5.0)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.legend(
+        loc="upper left", bbox_to_anchor=(-0.12, -0.18), frameon=False, handlelength=3,
+        fontsize=7.5,
+    )  # fmt: skip
 
 
 def draw_curves(axes: Axes, table: Table, column: Column) -> None:
@@ -279,6 +318,28 @@ def _panels(
             title = f"{column.dataset}, {column.label}"
             found.append(Panel(title, _svg(figure, f"{draw.__name__}-{column.id}")))
     return found
+
+
+def _sheets(table: Table) -> list[tuple[str, Figure]]:
+    """(name of the file, sheet): what this table is about."""
+    if table.plan["headline"]["split"] == "audit":
+        return [("memory", _sheet(table, draw_memory, 2.9))]
+    found = scalings(table)
+    if found:
+        across = min(len(found), 2)
+        down = -(-len(found) // across)
+        figure = Figure(figsize=(4.6 * across, 4.4 * down), layout="constrained")
+        grid = figure.subplots(down, across, squeeze=False).flatten()
+        for axes, scaling in zip(grid, found, strict=False):
+            draw_scaling(axes, scaling, _looks(found))
+            axes.set_title(f"{scaling.what}; {scaling.held}", loc="left")
+        for axes in grid[len(found) :]:
+            axes.set_axis_off()
+        return [("scaling", figure)]
+    return [
+        ("accuracy", _sheet(table, draw_accuracy, 0.75 + 0.24 * len(table.rows))),
+        ("curves", _sheet(table, draw_curves, 2.7)),
+    ]
 
 
 def _sheet(table: Table, draw: Draw, height: float) -> Figure:

@@ -50,7 +50,7 @@ def to_frame(table: Table) -> DataFrame:
                 if run.record:
                     line["epochs_run"] = len(run.record["curves"].get("epoch", ()))
                     line["git_commit"] = run.record["environment"].get("git_commit")
-                    for group in ("metrics", "timings", "memory", "cost", "audit"):
+                    for group in ("metrics", "timings", "memory", "cost", "speed", "audit"):
                         values = run.record.get(group) or {}
                         line.update(_flat(values, "" if group == "metrics" else group))
     first = [

@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from reports import claims, environments, figures, locality
+from reports import claims, environments, figures, locality, speed
 from reports.caption import caption, counts, metric_text
 from reports.formatting import (
     count,
@@ -37,6 +37,7 @@ COSTS = (
     ("passes_per_prediction", "passes per prediction", 1),
     ("inputs_overwritten_pct", "inputs overwritten by labels, %", 1),
     ("energy_j", "train, J", 1),
+    ("peak_tensor_bytes", "peak of tensors, MiB", 2**20),
     ("peak_rss_bytes", "peak process memory, MiB", 2**20),
     ("peak_rss_growth_bytes", "process memory growth, MiB", 2**20),
     ("peak_allocated_bytes", "peak device memory, MiB", 2**20),
@@ -48,7 +49,9 @@ _STATES = {"unsupported": "not supported", "oom": "out of memory"}
 
 def render(table: Table) -> str:
     """The whole page as text."""
-    audited = table.plan["headline"]["split"] == "audit"  # a page about the audit alone
+    # a page about the audit alone, or about costs: nothing was trained
+    audited = table.plan["headline"]["split"] == "audit"
+    timed = any(column.axes for column in table.columns)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -92,7 +95,13 @@ def render(table: Table) -> str:
         protocol=_protocol(table.columns),
         environments=environments.grouped(table),
         audited=audited,
-        accuracy=[] if audited else _drawn(figures.accuracy_panels(table)),
+        trained=not (audited or timed),
+        speeds=speed.section(table),
+        speed_headings=speed.HEADINGS,
+        speed_terms=speed.TERMS,
+        comparisons=speed.comparisons(table),
+        scalings=_drawn(figures.scaling_panels(table)),
+        accuracy=[] if audited or timed else _drawn(figures.accuracy_panels(table)),
         curves=_drawn(figures.curve_panels(table)),
         swatches=[(label, Markup(svg)) for label, svg in figures.swatches(table)],
     )
@@ -217,7 +226,7 @@ def _readouts(table: Table) -> list[dict[str, Any]]:
 def _drill(table: Table) -> list[tuple[Column, list[tuple[Row, Cell, dict[str, Any]]]]]:
     return [
         (column, [(row, cell, _details(cell)) for row in table.rows
-                  if (cell := table.cell(row, column))])
+                  if (cell := table.cell(row, column)).state != "unwanted"])
         for column in table.columns
     ]  # fmt: skip
 

@@ -135,9 +135,9 @@ class _Latex(str):
 def _cell(cell: Cell, notes: dict[str, str]) -> str:
     """One entry of the tabular; what its marks mean is added to the notes."""
     if cell.estimate is None:
-        words = {"unsupported": "n/a", "missing": "missing", "running": "running"}
+        words = {"unsupported": "n/a", "missing": "missing", "running": "running", "unwanted": "--"}
         text = words.get(cell.state, cell.state)
-        if cell.reason and cell.state != "missing":
+        if cell.reason and cell.state not in ("missing", "unwanted"):
             text += _mark(f"{text}: {cell.reason}", notes)
     else:
         text = _number(cell.estimate, cell.best)

@@ -85,7 +85,7 @@ class Cell:
 
     row: str
     column: str
-    state: str  # ok, partial, diverged, failed, missing, running, unsupported
+    state: str  # ok, partial, diverged, failed, missing, running, unsupported, unwanted
     runs: tuple[Run, ...] = ()
     estimate: Estimate | None = None  # over the ok seeds
     reason: str | None = None  # why it is not whole, one line
@@ -97,6 +97,7 @@ class Cell:
     # name of a measure -> mean over the ok seeds that have it; seconds, bytes, images/s, FLOPs
     cost: Mapping[str, float] = field(default_factory=dict)
     audit: Mapping[str, Any] = field(default_factory=dict)  # see suites/auditing/measure.py
+    speed: Mapping[str, Any] = field(default_factory=dict)  # see suites/costs/measure.py
     audit_failure: str = ""  # why a measurement that was made is not shown
 
     @property
@@ -134,6 +135,7 @@ class Column:
     architecture: str
     label: str  # short: the dataset stands above it
     protocol: Mapping[str, Any]
+    axes: Mapping[str, float] = field(default_factory=dict)  # what a cost is drawn against
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
+import itertools
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -19,7 +21,7 @@ from results.store import Plan
 from suites.engine.architectures import ARCHITECTURES
 from suites.engine.cell import Cell, Protocol
 from suites.engine.datasets import DATASETS, bare_task
-from suites.suite import Profile, RequestError, Row, Suite, choose, rows_of
+from suites.suite import Profile, RequestError, Row, Suite, choose, everywhere, rows_of
 
 AUDITED = "synthetic"  # the data set that an audit is made on
 MOST_CELLS = 100_000  # more is a slip of the finger, and would fill the memory before any work
@@ -58,6 +60,7 @@ def expand(
     epochs: int | None = None,
     extra_methods: Sequence[str] = (),
     audit: bool = False,
+    device: str = "cpu",
 ) -> Request:
     """Resolves a request to cells and a plan, before any work is done.
 
@@ -67,6 +70,7 @@ def expand(
         seeds: number of seeds, 0 to seeds − 1. epochs: replaces every protocol's own.
         extra_methods: methods that the user brought, shown below the suite's own.
         audit: also measure the locality of every method on every architecture of the table.
+        device: "cpu" or "cuda", which is part of what a cost means.
 
     Raises:
         RequestError: an unknown name, a number below 1, or an option that this suite lacks.
@@ -75,16 +79,15 @@ def expand(
     for name, value in (("--seeds", seeds), ("--epochs", epochs)):
         if value is not None and value < 1:
             raise RequestError(f"{name} must be at least 1, not {value}")
-    if suite.kind == "audit" and (epochs is not None or audit):
-        option = "--audit" if audit else "--epochs"
-        raise RequestError(f"{option} is for training, and {suite.name!r} trains nothing")
+    for name, given in (("--epochs", epochs is not None), ("--audit", audit)):
+        if given and suite.kind != "train":
+            raise RequestError(f"{name} is for training, and {suite.name!r} only measures")
     rows = _chosen_rows(suite, profile, methods, extra_methods)
-    data_names = choose("dataset", datasets, list(DATASETS)) if datasets else profile.datasets
-    arch_names = (
-        choose("architecture", architectures, list(ARCHITECTURES))
-        if architectures
-        else profile.architectures
-    )
+    data_names = _named("dataset", datasets, DATASETS) or profile.datasets
+    arch_names = _named("architecture", architectures, ARCHITECTURES) or profile.architectures
+    if suite.kind == "cost" and (datasets or architectures):
+        # a budget thins out its own places; those that the user names are all meant
+        profile = dataclasses.replace(profile, wanted=everywhere)
     n_seeds = profile.seeds if seeds is None else seeds
     n_cells = len(rows) * len(data_names) * len(arch_names) * n_seeds
     if n_cells > MOST_CELLS:
@@ -93,54 +96,40 @@ def expand(
             f"{len(arch_names)} architectures, {n_seeds} seeds); at most {MOST_CELLS} at a time"
         )
 
+    places = list(_places(suite, profile, rows, data_names, arch_names, epochs))
     wanted: list[Wanted] = []
-    columns, unsupported, budgets, audits = [], [], [], []
+    unsupported, budgets, audits = [], [], []
     audit_cells: dict[str, Wanted] = {}
-    for dataset in data_names:
-        for architecture in arch_names:
-            column = f"{dataset}/{architecture}"
-            protocol = profile.protocol(dataset, architecture)
-            if epochs is not None:
-                protocol = dataclasses.replace(protocol, epochs=epochs)
-            present = [row for row in rows if profile.wanted(row.id, dataset, architecture)]
-            if not present:
+    for place in places:
+        dataset, architecture, column = place.dataset, place.architecture, place.column["id"]
+        for row in place.rows:
+            where = (row.id, dataset, architecture)
+            settings = {**row.settings, **profile.settings(*where)}
+            reason = why_not(METHODS[row.method], settings, architecture, dataset)
+            if reason is not None:
+                unsupported.append({"row": row.id, "column": column, "reason": reason})
                 continue
-            columns.append(
-                {
-                    "id": column,
-                    "dataset": dataset,
-                    "architecture": architecture,
-                    "protocol": dataclasses.asdict(protocol) if suite.kind == "train" else {},
-                }
-            )
-            for row in present:
-                place = (row.id, dataset, architecture)
-                settings = {**row.settings, **profile.settings(*place)}
-                reason = why_not(METHODS[row.method], settings, architecture, dataset)
-                if reason is not None:
-                    unsupported.append({"row": row.id, "column": column, "reason": reason})
-                    continue
-                own = dict(profile.budget(*place)) if epochs is None else {}
-                if own:
-                    budgets.append({"row": row.id, "column": column, "protocol": own})
-                if why_not(METHODS[row.method], settings, architecture, AUDITED) is None:
-                    audited = audit_cell(row.method, settings, architecture)
-                    audits.append(
-                        {
-                            "key": audited.key, "row": row.id, "column": column,
-                            "code_sha": audited.code_sha(),
-                        }
-                    )  # fmt: skip
-                    audit_cells.setdefault(
-                        audited.key, Wanted(row.id, f"audit/{architecture}", audited)
-                    )
-                for seed in range(n_seeds):
-                    cell = Cell.of(
-                        row.method, settings, architecture, dataset,
-                        dataclasses.replace(protocol, **own), seed, suite.kind,
-                    )  # fmt: skip
-                    wanted.append(Wanted(row.id, column, cell))
-    if not columns:
+            own = dict(profile.budget(*where)) if epochs is None else {}
+            if own:
+                budgets.append({"row": row.id, "column": column, "protocol": own})
+            if why_not(METHODS[row.method], settings, architecture, AUDITED) is None:
+                audited = audit_cell(row.method, settings, architecture)
+                audits.append(
+                    {
+                        "key": audited.key, "row": row.id, "column": column,
+                        "code_sha": audited.code_sha(),
+                    }
+                )  # fmt: skip
+                audit_cells.setdefault(
+                    audited.key, Wanted(row.id, f"audit/{architecture}", audited)
+                )
+            protocol = dataclasses.replace(place.protocol, **own)
+            for seed in range(n_seeds):
+                cell = Cell.of(
+                    row.method, settings, architecture, dataset, protocol, seed, suite.kind, device
+                )
+                wanted.append(Wanted(row.id, column, cell))
+    if not places:
         raise RequestError(
             f"suite {suite.name!r} has no place for these rows on these datasets and "
             "architectures: name fewer, or others; --list shows what the profile has"
@@ -162,7 +151,7 @@ def expand(
         "command": command,
         "headline": dict(suite.headline),
         "rows": [_describe(row) for row in rows],
-        "columns": columns,
+        "columns": [place.column for place in places],
         "cells": [
             {
                 "key": w.cell.key,
@@ -176,10 +165,80 @@ def expand(
         "unsupported": unsupported,
         "budgets": budgets,
         "audits": audits if suite.kind == "train" else [],
+        "comparisons": [
+            list(pair) for pair in suite.comparisons if {*pair} <= {r.id for r in rows}
+        ],
     }
     if audit and suite.kind == "train":
         wanted.extend(audit_cells.values())
     return Request(suite, profile_name, tuple(wanted), plan)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A column of the table, with the rows that stand in it."""
+
+    dataset: str
+    architecture: str
+    protocol: Protocol
+    column: dict[str, Any]
+    rows: tuple[Row, ...]
+
+
+def _places(
+    suite: Suite,
+    profile: Profile,
+    rows: Sequence[Row],
+    data_names: Sequence[str],
+    arch_names: Sequence[str],
+    epochs: int | None,
+) -> Iterator[_Place]:
+    """The columns that a profile has for these rows."""
+    for dataset, architecture in itertools.product(data_names, arch_names):
+        present = tuple(row for row in rows if profile.wanted(row.id, dataset, architecture))
+        if not present:
+            continue
+        given = profile.protocol(dataset, architecture)
+        protocols = [given] if isinstance(given, Protocol) else list(given)
+        for protocol in protocols:
+            if epochs is not None:
+                protocol = dataclasses.replace(protocol, epochs=epochs)
+            column: dict[str, Any] = {
+                "id": f"{dataset}/{architecture}", "dataset": dataset,
+                "architecture": architecture, "protocol": {},
+            }  # fmt: skip
+            if len(protocols) > 1:
+                column["id"] += f", batch {protocol.batch_size}"
+            if suite.kind == "train":
+                column["protocol"] = dataclasses.asdict(protocol)
+            elif suite.kind == "cost":
+                column["protocol"] = {"batch_size": protocol.batch_size}
+                column["axes"] = _axes(dataset, architecture, protocol)
+            yield _Place(dataset, architecture, protocol, column, present)
+
+
+def _axes(dataset: str, architecture: str, protocol: Protocol) -> dict[str, int]:
+    """What a cost may be drawn against."""
+    task = bare_task(dataset)
+    with torch.device("meta"):
+        blocks = ARCHITECTURES[architecture].blocks(task)
+    return {
+        "classes": task.n_classes,
+        "blocks": len(blocks),
+        "width": blocks[0].out_shape[0],
+        "batch size": protocol.batch_size,
+    }
+
+
+def _named(kind: str, wanted: Sequence[str] | None, known: Mapping[str, Any]) -> tuple[str, ...]:
+    """The wanted datasets or architectures; those of a family need not be registered."""
+    if not wanted:
+        return ()
+    family = []
+    for name in wanted:
+        with contextlib.suppress(KeyError):
+            family.append(known[name].name)
+    return tuple(choose(kind, wanted, list(dict.fromkeys([*known, *family]))))
 
 
 def _changes(

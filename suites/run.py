@@ -30,6 +30,7 @@ from suites import (
     local_loss,
     noprop_table1,
     table1,
+    table2,
 )
 from suites.engine import datasets, local
 from suites.engine.datasets import DatasetError
@@ -43,6 +44,7 @@ SUITES: dict[str, Suite] = {
     module.SUITE.name: module.SUITE
     for module in (
         table1,
+        table2,
         audit,
         ff_mnist,
         noprop_table1,
@@ -206,9 +208,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.list:
             show_list(console, SUITES)
             return 0
-        request = resolve(args, shlex.join(["python", "-m", "suites.run", *arguments]), extra)
         device = check_device(args.device)
-        check_numbers(args)
+        command = shlex.join(["python", "-m", "suites.run", *arguments])
+        request = resolve(args, command, extra, device)
+        check_numbers(args, request.suite)
         store = Store(args.results_dir)
         if args.dry_run:
             todo = {wanted.cell.key for wanted in remaining(request, store)[0]}
@@ -221,7 +224,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return carry_out(args, request, store, device, console)
 
 
-def resolve(args: argparse.Namespace, command: str, extra_methods: Sequence[str]) -> Request:
+def resolve(
+    args: argparse.Namespace, command: str, extra_methods: Sequence[str], device: str
+) -> Request:
     """The request that the arguments stand for. Raises RequestError."""
     if args.suite is None:
         raise RequestError("say which suite to run, e.g. table1, or --list")
@@ -238,6 +243,7 @@ def resolve(args: argparse.Namespace, command: str, extra_methods: Sequence[str]
         epochs=args.epochs,
         extra_methods=extra_methods,
         audit=args.audit,
+        device=device,
     )
 
 
@@ -264,8 +270,13 @@ def check_device(wanted: str) -> str:
     return "cuda" if available and wanted != "cpu" else "cpu"
 
 
-def check_numbers(args: argparse.Namespace) -> None:
+def check_numbers(args: argparse.Namespace, suite: Suite) -> None:
     """Raises RequestError for numbers that make no sense."""
+    if suite.kind == "cost" and args.workers not in (None, 1):
+        raise RequestError(
+            f"--workers {args.workers}: {suite.name!r} times one cell at a time, since whatever "
+            "runs beside it slows it down"
+        )
     if args.workers is not None and args.workers < 1:
         raise RequestError(f"--workers must be at least 1, not {args.workers}")
     if args.checkpoint_every < 0:
@@ -341,6 +352,8 @@ def carry_out(
     # From what was asked for, not from what is left: the number of threads of a worker follows
     # from it, and sums over threads round differently. So the same command gives the same bits.
     workers = args.workers or local.default_workers(device, len(request.wanted))
+    if request.suite.kind == "cost":
+        workers = 1  # what runs beside it would be timed as well
     n_done = len(request.wanted) - len(jobs)
     console.print(
         f"{request.suite.name}, profile {request.profile}: {len(request.wanted)} cells, "

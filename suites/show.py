@@ -16,6 +16,8 @@ from suites.engine.datasets import DATASETS
 from suites.request import Request
 from suites.suite import Row, Suite, rows_of
 
+STATES = {"unwanted": ""}
+
 
 def show_table(table: Table, console: Console) -> None:
     """Prints the table's means and intervals."""
@@ -26,7 +28,11 @@ def show_table(table: Table, console: Console) -> None:
     for row in table.rows:
         cells = [table.cell(row, column) for column in table.columns]
         text.add_row(
-            row.label, *(estimate_text(c.estimate) if c.estimate else c.state for c in cells)
+            row.label,
+            *(
+                estimate_text(c.estimate) if c.estimate else STATES.get(c.state, c.state)
+                for c in cells
+            ),
         )
     console.print(text)
 

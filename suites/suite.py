@@ -34,7 +34,8 @@ def _nothing(row: str, dataset: str, architecture: str) -> dict[str, Any]:
     return {}
 
 
-def _everywhere(row: str, dataset: str, architecture: str) -> bool:
+def everywhere(row: str, dataset: str, architecture: str) -> bool:
+    """A table without gaps."""
     return True
 
 
@@ -44,7 +45,8 @@ class Profile:
 
     Attributes:
         note: one sentence for the page.
-        protocol: (dataset, architecture) -> what is held equal between methods there.
+        protocol: (dataset, architecture) -> what is held equal between methods there; where it is
+            more than one protocol, each has a column of its own.
         settings: (row id, dataset, architecture) -> hyper-parameters of that row there, over
             those of the row itself; all else is the method's default.
         budget: (row id, dataset, architecture) -> fields of the protocol that this row has of its
@@ -58,10 +60,10 @@ class Profile:
     datasets: tuple[str, ...]
     architectures: tuple[str, ...]
     seeds: int
-    protocol: Callable[[str, str], Protocol]
+    protocol: Callable[[str, str], Protocol | Sequence[Protocol]]
     settings: Place = _nothing
     budget: Place = _nothing
-    wanted: Place = _everywhere
+    wanted: Place = everywhere
     methods: tuple[str | Row, ...] | None = None
 
 
@@ -73,8 +75,10 @@ class Suite:
         methods: in the order of the table's rows: names of methods (one with variants gives one
             row each) and rows with settings of their own. Methods that the user brings are added
             below them.
-        kind: what is done with a cell: "train" it, or "audit" the locality of its method.
+        kind: what is done with a cell: "train" it, "audit" the locality of its method, or measure
+            what it "cost"s.
         headline: the number that the table shows.
+        comparisons: pairs of rows whose speeds the page compares in words.
     """
 
     name: str
@@ -85,6 +89,7 @@ class Suite:
     headline: Mapping[str, str] = field(
         default_factory=lambda: {"split": "test", "metric": "accuracy_pct"}
     )
+    comparisons: tuple[tuple[str, str], ...] = ()
 
 
 def rows_of(methods: Iterable[str | Row]) -> list[Row]:

@@ -87,6 +87,15 @@ def test_peak_bytes_counts_what_is_alive_at_once() -> None:
     assert measure.peak_bytes(work) == pytest.approx(3 * 2**20, rel=0.01)
 
 
+def test_peak_bytes_leaves_out_what_an_earlier_measurement_left_behind() -> None:
+    left = []
+    measure.peak_bytes(lambda: left.append(torch.zeros(2**20)))
+    found = measure.peak_bytes(lambda: torch.zeros(2**18))
+    assert found == pytest.approx(2**20, rel=0.01)
+    left.clear()
+    assert measure.peak_bytes(lambda: torch.zeros(2**18)) == pytest.approx(2**20, rel=0.01)
+
+
 def test_slope_of_a_line() -> None:
     assert measure.slope({4: 10, 8: 18, 16: 34}) == pytest.approx(2.0)
 

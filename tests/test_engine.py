@@ -19,7 +19,8 @@ from torch import Tensor
 
 from methods import METHODS
 from results import Store
-from suites.engine import cost, datasets, engine, evaluation, local, prefix, training, trial
+from suites.costs import counts
+from suites.engine import datasets, engine, evaluation, local, prefix, training, trial
 from suites.engine.cell import Cell, Protocol
 from suites.engine.clock import Clock
 from suites.engine.trial import Job
@@ -182,7 +183,7 @@ def test_stopping_while_images_are_evaluated_changes_no_bit(
         if allowed[0] < 0:
             raise trial.Stopped
 
-    monkeypatch.setattr(trial.Trial, "_alive", alive)
+    monkeypatch.setattr(trial.Trial, "alive", alive)
     for n in range(20):
         allowed[0] = n
         if engine.run(work).status == "ok":
@@ -246,7 +247,7 @@ def test_an_exception_becomes_a_record(tmp_path: Path, monkeypatch: pytest.Monke
 def test_costs_against_closed_forms() -> None:
     """2 FLOPs per multiply-add; backward costs twice forward but for the first layer's input."""
     cell = Cell.of("backprop", {}, "mlp-2x500", "digits", Protocol(1, 64), 0)
-    found = cost.measure_cost(cell, datasets.load("digits", None, 0.1), CPU)
+    found = counts.count(cell, datasets.load("digits", None, 0.1), CPU)
     layers = [64 * 500, 500 * 500, 500 * 10]
     assert found["n_params"] == sum(layers) + 500 + 500 + 10 and found["n_params_aux"] == 0
     assert found["flops_eval_per_image"] == 2 * sum(layers)
@@ -254,7 +255,7 @@ def test_costs_against_closed_forms() -> None:
     assert found["passes_per_prediction"] == 1
 
     local_rule = Cell.of("mono-forward", {}, "mlp-2x500", "digits", Protocol(1, 64), 0)
-    found = cost.measure_cost(local_rule, datasets.load("digits", None, 0.1), CPU)
+    found = counts.count(local_rule, datasets.load("digits", None, 0.1), CPU)
     assert found["n_params_aux"] == 500 * 10 + 10
     # no gradient crosses to the block before: that product is saved; a head is added
     heads = 2 * 500 * 10
@@ -265,7 +266,7 @@ def test_costs_against_closed_forms() -> None:
 def test_measuring_costs_does_not_touch_the_run(tmp_path: Path, monkeypatch: Any) -> None:
     plain = job(tmp_path / "a")
     engine.run(plain)
-    monkeypatch.setattr(trial.cost, "measure_cost", lambda *a: {})
+    monkeypatch.setattr(trial.counts, "count", lambda *a: {})
     unmeasured = job(tmp_path / "b")
     engine.run(unmeasured)
     assert record_of(plain)["metrics"] == record_of(unmeasured)["metrics"]

@@ -24,6 +24,9 @@ ALLOWED = {
 }
 
 
+BELOW = ("suites.engine.", "suites.auditing.", "suites.costs.")
+
+
 def imported_rooms(path: Path) -> set[str]:
     """Our top-level packages that a file imports, anywhere in it."""
     names: set[str] = set()
@@ -42,12 +45,12 @@ def test_imports_go_down_only(room: str) -> None:
         assert not wrong, f"{path.relative_to(ROOT)} imports {', '.join(sorted(wrong))}"
 
 
-@pytest.mark.parametrize("folder", ["engine", "auditing"])
+@pytest.mark.parametrize("folder", ["engine", "auditing", "costs"])
 def test_what_runs_a_cell_knows_no_suite(folder: str) -> None:
     for path in (ROOT / "suites" / folder).glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("suites"):
-                below = f"{node.module}.".startswith(("suites.engine.", "suites.auditing."))
+                below = f"{node.module}.".startswith(BELOW)
                 assert below, f"suites/{folder}/{path.name} imports {node.module}"
 
 

@@ -7,8 +7,6 @@ prediction, and the peak memory of training on stacks of growing depth.
 
 from __future__ import annotations
 
-import gc
-import os
 from typing import Any
 
 import torch
@@ -21,6 +19,7 @@ from suites.engine import datasets
 from suites.engine.architectures import ARCHITECTURES, conv_stack, mlp
 from suites.engine.cell import Cell
 from suites.engine.datasets import Data
+from suites.engine.memory import peak_bytes
 
 WIDTHS = (1 / 8, 1 / 4, 1 / 2, 1.0)  # factor on all widths: the smallest that the rule accepts
 BATCH = 32
@@ -137,29 +136,6 @@ def memory_by_depth(cell: Cell) -> dict[int, int]:
             return {}
         found[depth] = peak_bytes(train)
     return found
-
-
-def peak_bytes(work: Any) -> int:
-    """The most bytes of tensors alive at once on the CPU, of all that `work()` allocates.
-
-    Every allocation is counted, weights and optimizer state included; the resident size of the
-    process would show the allocator's habits instead.
-    """
-    gc.collect()  # or a cycle of earlier work might be freed in the midst of this one's
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or the profiler logs to the terminal
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
-        work()
-    assert profile.profiler is not None and profile.profiler.kineto_results is not None
-    most = 0
-    waiting = list(profile.profiler.kineto_results.experimental_event_tree())
-    while waiting:
-        event = waiting.pop()
-        waiting.extend(event.children)
-        total = getattr(event.extra_fields, "total_allocated", None)
-        if total is not None:
-            most = max(most, total)
-    return most
 
 
 def slope(points: dict[int, int]) -> float:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import nn
-from torchvision.models.resnet import BasicBlock
 
 from methods import Block, Blocks, BlockStyle, Task
 from methods.blocks import Pooling
@@ -138,6 +138,8 @@ def _resnet18(task: Task, style: BlockStyle, width: float) -> list[Block]:
 
     The units keep their own batch norm and ReLU whatever the style: they do not train without.
     """
+    from torchvision.models.resnet import BasicBlock  # seconds, of which most runs need none
+
     widths = [max(8, round(w * width)) for w in (64, 128, 256, 512)]
     blocks = [_conv(task.shape, widths[0], BlockStyle("batch", "relu"))]
     for stage, channels in enumerate(widths):
@@ -156,14 +158,42 @@ def _resnet18(task: Task, style: BlockStyle, width: float) -> list[Block]:
     return blocks
 
 
-ARCHITECTURES: dict[str, Architecture] = {
-    a.name: a
+STACK = re.compile(r"(mlp|conv)-(\d+)x(\d+)")
+
+
+def stack(name: str) -> Architecture | None:
+    """A stack of like blocks: "mlp-8x256" or "conv-8x64" (layers x width); else None."""
+    match = STACK.fullmatch(name)
+    if match is None or not int(match[2]) or not int(match[3]):
+        return None
+    depth, width = int(match[2]), int(match[3])
+    if match[1] == "mlp":
+        text = f"{depth} fully connected layers of {width}, ReLU"
+        return Architecture(name, text, mlp(depth, width))
+    text = f"{depth} convolutions of {width} channels at the image's resolution"
+    return Architecture(name, text, conv_stack(depth, width))
+
+
+def _stack(name: str) -> Architecture:
+    found = stack(name)
+    assert found is not None
+    return found
+
+
+class Architectures(dict[str, Architecture]):
+    """Registered architectures by name, and stacks of like blocks, which need no registration."""
+
+    def __missing__(self, name: str) -> Architecture:
+        found = stack(name)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+
+ARCHITECTURES = Architectures(
+    (a.name, a)
     for a in (
-        Architecture("mlp-2x500", "2 fully connected layers of 500, ReLU", mlp(2, 500)),
-        Architecture("mlp-3x1000", "3 fully connected layers of 1000, ReLU", mlp(3, 1000)),
-        Architecture("mlp-3x1024", "3 fully connected layers of 1024, ReLU", mlp(3, 1024)),
-        Architecture("mlp-3x3000", "3 fully connected layers of 3000, ReLU", mlp(3, 3000)),
-        Architecture("mlp-4x2000", "4 fully connected layers of 2000, ReLU", mlp(4, 2000)),
+        *map(_stack, ("mlp-2x500", "mlp-3x1000", "mlp-3x1024", "mlp-3x3000", "mlp-4x2000")),
         Architecture(
             "cnn-small",
             "conv 32, pool, conv 64, conv 128, pool, dense 256 (the image encoder of NoProp)",
@@ -216,4 +246,4 @@ ARCHITECTURES: dict[str, Architecture] = {
             min_size=8,
         ),
     )
-}
+)

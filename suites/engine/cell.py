@@ -16,10 +16,10 @@ from suites.engine.architectures import ARCHITECTURES
 from suites.engine.datasets import AUGMENTATIONS, DATASETS
 from suites.engine.seeds import derive_seed, generator
 
-Kind = Literal["train", "audit"]
+Kind = Literal["train", "audit", "cost"]
 
-# raised whenever the engine, or the audit, may give other numbers for the same settings
-VERSIONS: dict[Kind, int] = {"train": 2, "audit": 1}
+# raised whenever the engine, or a measurement, may give other numbers for the same settings
+VERSIONS: dict[Kind, int] = {"train": 2, "audit": 1, "cost": 1}
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,9 @@ class Cell:
     Attributes:
         config: the fully resolved configuration of the method, every field, defaults included.
         kind: "train" trains and tests the method under the protocol; "audit" measures how far its
-            training signals travel, on small data, whatever the protocol.
+            training signals travel, on small data, whatever the protocol; "cost" times it at the
+            protocol's batch size.
+        device: "cpu" or "cuda", of a cost; empty elsewhere, where it must not matter.
     """
 
     method: str
@@ -66,6 +68,7 @@ class Cell:
     seed: int
     method_version: int = field(default=0)
     kind: Kind = "train"
+    device: str = ""
 
     @staticmethod
     def of(
@@ -76,15 +79,23 @@ class Cell:
         protocol: Protocol,
         seed: int,
         kind: Kind = "train",
+        device: str = "",
     ) -> Cell:
         """A cell with the method's defaults filled in. Raises ValueError for unknown settings."""
         cls = METHODS[method]
         config = _plain(dataclasses.asdict(resolve_config(cls, settings)))
-        return Cell(method, config, architecture, dataset, protocol, seed, cls.version, kind)
+        return Cell(
+            method, config, architecture, dataset, protocol, seed, cls.version, kind,
+            device if kind == "cost" else "",
+        )  # fmt: skip
 
     def identity(self) -> dict[str, Any]:
         """All that can change the numbers, and nothing else: what the key is the hash of."""
-        protocol = dataclasses.asdict(self.protocol) if self.kind == "train" else {}
+        protocol: dict[str, Any] = {}
+        if self.kind == "train":
+            protocol = dataclasses.asdict(self.protocol)
+        elif self.kind == "cost":
+            protocol = {"batch_size": self.protocol.batch_size, "device": self.device}
         return {
             "kind": self.kind,
             "version": VERSIONS[self.kind],

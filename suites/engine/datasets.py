@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -286,8 +288,40 @@ def _channels_first(images: Tensor | np.ndarray) -> Tensor:
     return tensor.permute(0, 3, 1, 2).contiguous()
 
 
-DATASETS: dict[str, Dataset] = {
-    d.name: d
+NOISE = re.compile(r"noise-(\d+)x(\d+)x(\d+)-c(\d+)")
+NOISE_IMAGES, NOISE_BYTES = 4096, 2**27  # as many images, if they fit into so many bytes
+
+
+def noise(name: str) -> Dataset | None:
+    """Images of noise with random labels: "noise-3x32x32-c100" has 100 classes; else None."""
+    match = NOISE.fullmatch(name)
+    if match is None or not all(map(int, match.groups())):
+        return None
+    channels, height, width, n_classes = map(int, match.groups())
+    shape = (channels, height, width)
+
+    def load_parts(folder: Path, download: bool) -> tuple[Images, Images]:
+        rng = generator("cpu", name)
+        n = max(1, min(NOISE_IMAGES, NOISE_BYTES // math.prod(shape)))
+        images = torch.randint(256, (n, *shape), dtype=torch.uint8, generator=rng)
+        part = images, torch.randint(n_classes, (n,), generator=rng)
+        return part, part
+
+    return Dataset(name, n_classes, shape, load_parts, embedded=True)
+
+
+class Datasets(dict[str, Dataset]):
+    """Registered datasets by name, and noise of any shape, which needs no registration."""
+
+    def __missing__(self, name: str) -> Dataset:
+        found = noise(name)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+
+DATASETS = Datasets(
+    (d.name, d)
     for d in (
         Dataset(
             "digits", 10, (1, 8, 8), _digits, embedded=True,
@@ -317,4 +351,4 @@ DATASETS: dict[str, Dataset] = {
         ),
         Dataset("svhn", 10, (3, 32, 32), _torchvision("SVHN"), folder="*_32x32.mat"),
     )
-}  # fmt: skip
+)  # fmt: skip

@@ -13,7 +13,8 @@ import torch
 from results.lease import Lease
 from results.record import FINAL, SCHEMA, Record
 from results.store import Store
-from suites.auditing.measure import measure
+from suites.auditing import measure as audit
+from suites.costs import measure as costs
 from suites.engine import datasets, environment
 from suites.engine.checkpoint import Checkpoint
 from suites.engine.evaluation import Diverged
@@ -113,12 +114,14 @@ def attempt(
     cell = job.cell
     trial = Trial(job, torch.device(job.device), checkpoint, stop, report)
     status, reason, error = "ok", None, None
-    sha256, audit = None, {}
+    found: dict[str, Any] = {}
     try:
         data = datasets.load(cell.dataset, job.data_dir, cell.protocol.val_fraction)
-        sha256 = data.sha256
+        found["data_sha256"] = data.sha256
         if cell.kind == "audit":
-            audit = measure(cell, data)
+            found["audit"] = audit.measure(cell, data)
+        elif cell.kind == "cost":
+            found |= costs.measure(cell, data, trial.device, trial.alive)
         else:
             trial.run(data)
     except Diverged as event:
@@ -132,7 +135,7 @@ def attempt(
     except Exception as event:
         status, reason = "failed", f"{type(event).__name__}: {event}".splitlines()[0]
         error = traceback.format_exc()
-    return record_of(trial, status, reason, error) | {"data_sha256": sha256, "audit": audit}
+    return record_of(trial, status, reason, error) | found
 
 
 def record_of(trial: Trial, status: str, reason: str | None, error: str | None) -> Record:
@@ -158,6 +161,7 @@ def record_of(trial: Trial, status: str, reason: str | None, error: str | None) 
         },
         "memory": progress.memory,
         "cost": trial.cost,
+        "speed": {},
         "audit": {},
         "data_sha256": None,
         "environment": environment.describe(trial.device),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -55,3 +57,30 @@ def _status_bytes(field: str) -> int | None:
         if line.startswith(field + ":"):
             return int(line.split()[1]) * 1024
     return None
+
+
+def peak_bytes(work: Callable[[], object]) -> int:
+    """The most bytes of tensors alive at once on the CPU, of all that `work()` allocates.
+
+    Every allocation is counted, weights and optimizer state included; the resident size of the
+    process would show the allocator's habits instead.
+    """
+    gc.collect()  # or a cycle of earlier work might be freed in the midst of this one's
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or the profiler logs to the terminal
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        work()
+    assert profile.profiler is not None and profile.profiler.kineto_results is not None
+    totals = []  # (when, bytes by then, bytes of this allocation or, negative, release)
+    waiting = list(profile.profiler.kineto_results.experimental_event_tree())
+    while waiting:
+        event = waiting.pop()
+        waiting.extend(event.children)
+        total = getattr(event.extra_fields, "total_allocated", None)
+        if total is not None:
+            totals.append((event.start_time_ns, total, event.extra_fields.alloc_size))
+    if not totals:
+        return 0
+    # the count goes on from profile to profile, and what is released between them stays in it
+    _, first, change = min(totals)
+    return max(total for _, total, _ in totals) - (first - change)

@@ -44,11 +44,16 @@ ROOTS = {
         ("suites.engine.evaluation", "validate"), ("suites.engine.evaluation", "read"),
     ),
     "audit": (*ALL, ("suites.auditing.measure", "measure")),
+    "cost": (
+        *ALL, ("suites.engine.cell", "Cell.build"), ("suites.costs.measure", "measure"),
+        ("methods.backprop", "Backprop"),  # what it is timed against
+    ),
 }  # fmt: skip
 FOLLOWED = (
-    "methods.", "suites.auditing.", "suites.engine.architectures", "suites.engine.datasets",
-    "suites.engine.evaluation", "suites.engine.passes", "suites.engine.prefix",
-    "suites.engine.seeds", "suites.engine.training",
+    "methods.", "suites.auditing.", "suites.costs.", "suites.engine.architectures",
+    "suites.engine.clock", "suites.engine.datasets", "suites.engine.evaluation",
+    "suites.engine.memory", "suites.engine.passes", "suites.engine.prefix", "suites.engine.seeds",
+    "suites.engine.training",
 )  # fmt: skip
 NOT_FOLLOWED = {
     ("suites.engine.architectures", "ARCHITECTURES"),

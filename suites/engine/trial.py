@@ -20,7 +20,8 @@ from typing import Any
 import torch
 
 from methods import Method
-from suites.engine import cost, evaluation
+from suites.costs import counts
+from suites.engine import evaluation
 from suites.engine.cell import Cell
 from suites.engine.checkpoint import Checkpoint, Progress, UnusableCheckpoint
 from suites.engine.clock import Clock
@@ -82,7 +83,7 @@ class Trial:
             Diverged: a loss or a score is not finite.
         """
         data = data.to(self.device)
-        self.cost = cost.measure_cost(self.cell, data, self.device)
+        self.cost = counts.count(self.cell, data, self.device)
 
         peak = PeakMemory(self.device)
         method = self.cell.build(data.task, self.device)
@@ -163,7 +164,7 @@ class Trial:
         clock = Clock(self.device, progress.eval_s)
         if len(data.val[1]):
             with clock.running():
-                score = evaluation.validate(self.cell, method, data, epoch, self._alive)
+                score = evaluation.validate(self.cell, method, data, epoch, self.alive)
             curves["val_accuracy_pct"].append(score["accuracy_pct"])
             curves["val_loss"].append(score["loss"])
         curves["epoch"].append(epoch + 1)
@@ -172,7 +173,7 @@ class Trial:
         progress.losses = []
         progress.eval_s = clock.seconds
 
-    def _alive(self) -> None:
+    def alive(self) -> None:
         """Called in the course of an evaluation: it may take long enough to be thought dead."""
         self.report(self.position)
         if self.stop():
@@ -190,7 +191,7 @@ class Trial:
             for readout in method.traits.readouts:
                 before = clock.seconds
                 with clock.running():
-                    found = evaluation.read(self.cell, method, data, split, readout, self._alive)
+                    found = evaluation.read(self.cell, method, data, split, readout, self.alive)
                 self.metrics[split][readout] = found
                 if split == "test" and readout == method.traits.readouts[0]:
                     self.test_images_per_s = found["draws"] * found["n"] / (clock.seconds - before)

@@ -17,7 +17,7 @@ from suites.engine.seeds import generator
 PHASE_SAMPLE = 1000  # steps that a method is asked to split, to learn the shares of its phases
 
 
-def measure_cost(cell: Cell, data: Data, device: torch.device) -> dict[str, Any]:
+def count(cell: Cell, data: Data, device: torch.device) -> dict[str, Any]:
     """Parameters, FLOPs and passes of a cell, on a throw-away copy, before the clock starts.
 
     FLOPs are those executed in matrix products and convolutions, 2 per multiply-add, for one

@@ -1,0 +1,141 @@
+"""The page about costs: rates, one method against another, growth with size."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reports import html, latex, speed
+from reports.build import read, write
+from reports.table import Table
+from tests.records import filled, make_plan, make_record
+
+CLASSES = (10, 100, 1000)
+COLUMNS = tuple(f"noise-3x4x4-c{c}/mlp-3x8" for c in CLASSES)
+
+
+def rates(images_per_s: float, ratio: float, flops: float = 1e6) -> dict[str, Any]:
+    """Figures whose range is 10 % on both sides."""
+    return {
+        "images_per_s": {"median": images_per_s, "low": images_per_s / 2, "high": images_per_s * 2},
+        "ratio": {"median": ratio, "low": 0.9 * ratio, "high": 1.1 * ratio},
+        "flops_per_image": flops,
+        "passes": 1,
+    }
+
+
+def timed(predict: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    train = rates(500.0, 0.5) | {
+        "peak_share_pct": 41.0, "data_share_pct": 2.0, "joules_per_image": None,
+    }  # fmt: skip
+    return {
+        "repeats": 5,
+        "train": train,
+        "predict": predict,
+        "latency_ms": {way: {"p50": 0.1, "p90": 0.2, "p99": 0.3, "calls": 9} for way in predict},
+    }
+
+
+def made(folder: Path, rows: tuple[str, ...] = ("backprop", "hff", "ff")) -> Table:
+    """FF's goodness costs as many passes as there are classes; backprop is not compared."""
+    plan = make_plan(rows, COLUMNS, seeds=1)
+    plan |= {"headline": {"split": "timings", "metric": "train_images_per_s"}}
+    plan["comparisons"] = [["hff", "ff"]] if "ff" in rows else []
+    records = []
+    for column, c in zip(plan["columns"], CLASSES, strict=True):
+        column["axes"] = {"classes": c, "blocks": 3, "width": 8, "batch size": 64}
+        ways = {
+            "backprop": {"last": rates(1000, 1.0)},
+            "hff": {"last": rates(900, 0.9), "sum": rates(700, 0.7)},
+            "ff": {
+                "goodness": rates(1000 / c, 1 / c, c * 1e6),
+                "goodness_all": rates(1000 / c, 1 / c, c * 1e6),
+                "softmax": rates(800, 0.8),
+                "goodness, looped": rates(300 / c, 0.3 / c, c * 2e6),
+            },
+        }
+        for row in rows:
+            record = make_record(row, column["id"])
+            record |= {"metrics": {}, "curves": {}, "speed": timed(ways[row])}
+            records.append(record)
+    return read("table1", filled(folder, plan, records), plan=plan)
+
+
+def test_one_method_against_every_way_of_another(tmp_path: Path) -> None:
+    """Both are multiples of what backprop did meanwhile; the range is the widest there is."""
+    (found,) = speed.comparisons(made(tmp_path))
+    assert (found.one.id, found.other.id) == ("hff", "ff")
+    assert found.ways == ("goodness", "goodness_all", "softmax", "goodness, looped")
+    column, sizes, texts = found.entries[1]
+    assert column.dataset == "noise-3x4x4-c100"
+    assert sizes == "100 classes, 3 blocks, width 8, batch size 64"
+    assert texts[0] == "90 (74–110)"  # 0.9 · 100; 0.81 / 1.1 and 0.99 / 0.9 of that
+    assert texts[2] == "1.1 (0.92–1.4)" and texts[3] == "300 (245–367)"
+
+
+def test_a_comparison_needs_both(tmp_path: Path) -> None:
+    assert speed.comparisons(made(tmp_path, ("backprop", "hff"))) == []
+
+
+def test_ratios_are_written_to_two_digits() -> None:
+    texts = [speed.ratio_text({"median": v, "low": v, "high": v}).split()[0]
+             for v in (0.0123, 0.987, 1.04, 10.6, 96.7, 1234.5, 0.0, float("inf"))]  # fmt: skip
+    assert texts == ["0.012", "0.99", "1.0", "11", "97", "1,234", "–", "–"]
+
+
+def test_growth_is_fitted_as_a_power_law(tmp_path: Path) -> None:
+    found = speed.scalings(made(tmp_path))
+    assert [(s.axis, s.what) for s in found] == [("classes", "training"), ("classes", "prediction")]
+    assert found[0].held == "3 blocks, width 8, batch size 64"
+    slopes = {line.label: line.slope for line in found[1].lines}
+    assert slopes == {
+        "BACKPROP": pytest.approx(0, abs=1e-9),
+        "HFF": pytest.approx(0, abs=1e-9),
+        "FF, goodness": pytest.approx(1),
+        "FF, softmax": pytest.approx(0, abs=1e-9),
+        "FF, goodness, looped": pytest.approx(1),
+    }  # goodness_all runs the same as goodness
+    line = speed.Line("r", "l", (2.0, 4.0, 8.0), (3.0, 12.0, 48.0))
+    assert line.slope == pytest.approx(2)
+
+
+def test_two_sizes_make_no_figure(tmp_path: Path) -> None:
+    table = made(tmp_path)
+    fewer = Table(table.plan, table.rows, table.columns[:2], table.cells)
+    assert speed.scalings(fewer) == []
+
+
+def test_the_page_of_a_suite_about_costs(tmp_path: Path) -> None:
+    table = made(tmp_path)
+    page = html.render(table)
+    assert "HFF against FF" in page and "90 (74–110)" in page
+    assert 'id="readouts"' not in page and 'id="claims"' not in page
+    assert page.count("slope 1.00") == 2 * page.count("FF, goodness: slope 1.00")
+    anchors = set(re.findall(r'id="([\w.-]+)"', page))
+    assert set(re.findall(r'href="#([\w.-]+)"', page)) <= anchors
+    assert 'class="best"' not in page  # single runs: no contest
+    names = {path.name for path in write(table, tmp_path / "out")}
+    assert {"scaling.pdf", "scaling.png"} <= names and "curves.pdf" not in names
+    assert r"\textbf" not in latex.render(table)
+
+
+def test_the_csv_has_every_figure(tmp_path: Path) -> None:
+    import pandas
+
+    table = made(tmp_path)
+    write(table, tmp_path / "out")
+    frame = pandas.read_csv(tmp_path / "out" / "table1" / "table1.csv")
+    ff = frame[frame.row.eq("ff")] if "row" in frame else frame
+    assert ff["speed.predict.goodness, looped.ratio.median"].tolist() == [0.03, 0.003, 0.0003]
+
+
+def test_a_place_that_nobody_asked_for_is_a_dash(tmp_path: Path) -> None:
+    plan = make_plan(("backprop", "hff"), COLUMNS[:2], seeds=1)
+    plan["cells"] = [c for c in plan["cells"] if (c["row"], c["column"]) != ("hff", COLUMNS[1])]
+    table = read("table1", filled(tmp_path, plan, []), plan=plan)
+    assert table.cell(table.rows[1], table.columns[1]).state == "unwanted"
+    page = html.render(table)
+    assert "unwanted</" not in page and "not asked for by this plan" in page
