@@ -63,7 +63,8 @@ lint: $(STAMP) ## ruff and mypy
 	@$(PY) -m mypy
 
 bench: $(STAMP) ## time the hot paths: tests/bench_*.py
-	@$(PY) -m pytest tests/bench_*.py $(ARGS)
+	@GLIBC_TUNABLES=$${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1} \
+	    $(PY) -m pytest tests/bench_*.py $(ARGS) # memory as workers get it
 
 lock: ## resolve requirements.lock anew (needs uv); ARGS="--upgrade" moves its versions
 	@command -v $(UV) >/dev/null || { echo "error: uv not found; name it with UV=/path/to/uv" >&2; exit 1; }

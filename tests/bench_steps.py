@@ -1,0 +1,137 @@
+"""What the rules cost over bare torch, FF's ways to predict over each other, the data path.
+
+    make bench
+
+Each pair of works is timed in turns in one process.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from methods import Task
+from suites.costs.timing import Work, interleaved, ratios
+from suites.engine import datasets, local
+from suites.engine.engine import use_deterministic_algorithms
+from tests.by_hand import BY_HAND, TASK, made, noise
+
+CPU = torch.device("cpu")
+BATCH, REPEATS, LEAST_S = 128, 9, 0.3
+PROGRESS = 0.25
+
+
+@pytest.fixture(autouse=True)
+def as_the_workers_do() -> None:
+    torch.set_num_threads(local.usable_cores())
+    use_deterministic_algorithms()
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_step_against_bare_torch(name: str, benchmark: Any) -> None:
+    """Median over interleaved repeats of (a step of ours) / (the same by hand) <= 1.25."""
+    x, y = noise(BATCH)
+    by_hand, config = BY_HAND[name]
+    ours = made(name, **config)
+    theirs = copy.deepcopy(ours)
+
+    def own(times: int) -> None:
+        for _ in range(times):
+            ours.train_step(x, y, "all", PROGRESS)
+
+    def second(times: int) -> None:
+        for _ in range(times):
+            by_hand(theirs, x, y)
+
+    compare(benchmark, f"{name}: step / by hand", own, second, most=1.25)
+
+
+def compare(
+    benchmark: Any,
+    what: str,
+    one: Callable[[int], object],
+    other: Callable[[int], object],
+    most: float | None = None,
+    least: float | None = None,
+) -> None:
+    """Times two works in turns; asserts on the median ratio of their times."""
+    works = {"one": Work(one, 1.0), "other": Work(other, 1.0)}
+    timed = benchmark.pedantic(
+        interleaved, args=(works, CPU, REPEATS, LEAST_S), rounds=1, iterations=1
+    )
+    found = sorted(ratios(timed["other"], timed["one"]))
+    median = statistics.median(found)
+    benchmark.extra_info[what] = round(median, 3)
+    print(f"\n{what} = {median:.3f} (of {[round(r, 3) for r in found]})")
+    assert most is None or median <= most
+    assert least is None or median >= least
+
+
+# ---------------------------------------------------------------------------- prediction
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("batch", [1, 4, 16])
+def test_class_batched_prediction_against_looped(batch: int, benchmark: Any) -> None:
+    """Forward-Forward at 100 classes: the loop takes at least 3 times as long."""
+    task = Task("noise", (1, 28, 28), 100)
+    method = made("ff", task).eval()
+    x = torch.randn(batch, *task.shape)
+    looped = next(iter(method.other_ways("goodness").values()))
+    assert torch.allclose(looped(x), method.logits(x), rtol=1e-4)
+    compare(
+        benchmark,
+        f"ff, looped / class-batched, batch {batch}",
+        lambda n: [looped(x) for _ in range(n)],
+        lambda n: [method.logits(x) for _ in range(n)],
+        least=3.0,
+    )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("batch", [128, 256])
+def test_hff_prediction_against_the_plain_blocks(batch: int, benchmark: Any) -> None:
+    """HFF at 10 classes: at most 1.10 of the forward pass of the same blocks."""
+    method = made("hff").eval()
+    x = torch.randn(batch, *TASK.shape)
+    compare(
+        benchmark,
+        f"hff, prediction / blocks, batch {batch}",
+        lambda n: [method.logits(x) for _ in range(n)],
+        lambda n: [method.blocks(x) for _ in range(n)],
+        most=1.10,
+    )
+
+
+# ----------------------------------------------------------------------------- data path
+
+
+@pytest.mark.parametrize(
+    ("shape", "augmentation"), [((1, 28, 28), "crop2+flip"), ((3, 32, 32), "crop4+flip")]
+)
+def test_data_path_against_a_step_of_the_small_cnn(
+    shape: tuple[int, int, int], augmentation: str, benchmark: Any
+) -> None:
+    """Cutting out, cropping, mirroring and standardising a mini-batch: at most 5 % of a step."""
+    _, y = noise(BATCH)
+    task = Task("noise", shape, 10, (0.5,) * shape[0], (0.3,) * shape[0])
+    method = made("backprop", task, "cnn-small")
+    images = torch.randint(256, (10_000, *shape), dtype=torch.uint8)
+    rng = torch.Generator()
+    order = torch.randperm(len(images))[:BATCH]
+    x = datasets.prepare(images[order], task)
+
+    def data(times: int) -> None:
+        for _ in range(times):
+            datasets.prepare(images[order], task, augmentation, rng)
+
+    def step(times: int) -> None:
+        for _ in range(times):
+            method.train_step(x, y, "all", PROGRESS)
+
+    compare(benchmark, f"data path / step, {shape} {augmentation}", data, step, most=0.05)
