@@ -21,7 +21,7 @@ def counts(table: Table) -> dict[str, int]:
     `failed` covers out of memory, time-outs and killed runs. `unsupported` counts pairs of
     method and column, since no seed of those is wanted.
     """
-    statuses = [run.status for _, _, run in table.runs()]
+    statuses = [run.status for _, _, run in table.runs]
     return {
         "wanted": len(statuses),
         "ok": statuses.count("ok"),
@@ -29,7 +29,7 @@ def counts(table: Table) -> dict[str, int]:
         "failed": sum(statuses.count(s) for s in ACCIDENTS),
         "running": statuses.count("running"),
         "missing": statuses.count("missing"),
-        "stale": sum(run.stale for _, _, run in table.runs()),
+        "stale": sum(run.stale for _, _, run in table.runs),
         "unsupported": sum(c.state == "unsupported" for c in table.cells.values()),
     }
 

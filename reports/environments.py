@@ -33,7 +33,7 @@ class Environment:
 def grouped(table: Table) -> list[Environment]:
     """The environments of all records of the table, the one with most records first."""
     groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
-    for _, _, run in table.runs():
+    for _, _, run in table.runs:
         if run.record:
             environment = run.record["environment"]
             groups.setdefault(_facts(environment), []).append(str(environment.get("host") or "?"))

@@ -34,6 +34,7 @@ from reports.table import Cell, Column, Row, Table
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1a1a1b")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (5, 1.4, 1.2, 1.4)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
+MOST_TICKS = 100  # of single seeds: more are a smear
 LEAST_SPAN = 1.0  # percentage points on an axis: on less, chance would look large
 INK, MUTED, RULE = "#1a1a1a", "#6e6e6f", "#d9d9da"
 _VARIABLES = {c: f"var(--c{i})" for i, c in enumerate(COLOURS)} | {
@@ -145,10 +146,11 @@ def draw_accuracy(axes: Axes, table: Table, column: Column) -> None:
             continue
         look = line_style(i)
         values = cell.estimate.values
-        axes.plot(
-            values, [i + 0.24] * len(values), linestyle="", marker="|", markersize=5,
-            markeredgewidth=0.9, color=MUTED,
-        )  # fmt: skip
+        if len(values) <= MOST_TICKS:
+            axes.plot(
+                values, [i + 0.24] * len(values), linestyle="", marker="|", markersize=5,
+                markeredgewidth=0.9, color=MUTED,
+            )  # fmt: skip
         if cell.estimate.half_width is not None:
             axes.errorbar(
                 cell.estimate.mean, i, xerr=cell.estimate.half_width, fmt="none",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from reports.table import Table
+from results.frame import by_column, flatten
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -52,25 +52,14 @@ def to_frame(table: Table) -> DataFrame:
                     line["git_commit"] = run.record["environment"].get("git_commit")
                     for group in ("metrics", "timings", "memory", "cost", "speed", "audit"):
                         values = run.record.get(group) or {}
-                        line.update(_flat(values, "" if group == "metrics" else group))
+                        flatten(values, "" if group == "metrics" else f"{group}.", line)
     first = [
         "suite", "row", "method", "column", "dataset", "architecture", "seed", "status", "reason",
         "stale", "key", "headline",
     ]  # fmt: skip
-    names = {name for line in lines for name in line}
+    found = by_column(lines)
     last = ["epochs_run", "started_at", "finished_at", "command", "code_sha", "git_commit"]
-    measured = sorted(names - {*first, *last})
-    frame = pandas.DataFrame(lines, columns=[*first, *measured, *last])
+    measured = sorted(found.keys() - {*first, *last})
+    frame = pandas.DataFrame(found, columns=[*first, *measured, *last])
     whole = [name for name in ("seed", "epochs_run") if name in frame]
     return frame.astype(dict.fromkeys(whole, "Int64") | {"stale": "boolean"})
-
-
-def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        path = f"{prefix}.{name}" if prefix else str(name)
-        if isinstance(value, Mapping):
-            flat.update(_flat(value, path))
-        elif not isinstance(value, list):
-            flat[path] = value
-    return flat

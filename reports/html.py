@@ -43,6 +43,7 @@ COSTS = (
     ("peak_allocated_bytes", "peak device memory, MiB", 2**20),
     ("peak_reserved_bytes", "device memory reserved, MiB", 2**20),
 )
+MOST_SEEDS = 100  # listed under a cell, those that are not ok first; the CSV file has them all
 _COUNTED = ("n_params", "n_params_aux", "passes_per_prediction")
 _STATES = {"unsupported": "not supported", "oom": "out of memory"}
 
@@ -84,7 +85,7 @@ def render(table: Table) -> str:
         claims=_claims(table),
         budgets=_budgets(table),
         drill=_drill(table),
-        failures=[f for f in table.runs() if f[2].status not in ("ok", "missing", "running")],
+        failures=[f for f in table.runs if f[2].status not in ("ok", "missing", "running")],
         first_line=_first_line,
         unsupported=[
             (row, column, table.cell(row, column).reason)
@@ -243,11 +244,13 @@ def _details(cell: Cell) -> dict[str, Any]:
         }
     )
     columns = [(split, readout) for _, split, readout in names]
+    shown = sorted(cell.runs, key=lambda run: run.status == "ok")[:MOST_SEEDS]
     commands = {run.record.get("command") for run in cell.runs if run.record}
     return {
         "headings": [f"{split}, {readout}" for split, readout in columns],
         "runs": [(run, [_metric(run, s, r) for s, r in columns], _seconds(run))
-                 for run in cell.runs],
+                 for run in sorted(shown, key=lambda run: run.seed)],
+        "left_out": len(cell.runs) - len(shown),
         "spread": _spread(cell.estimate),
         "commands": sorted(str(c) for c in commands if c),
         "warnings": sorted(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 from reports.statistics import Estimate
@@ -159,14 +160,15 @@ class Table:
             found.setdefault(column.dataset, []).append(column)
         return list(found.items())
 
-    def runs(self) -> list[tuple[Row, Column, Run]]:
+    @cached_property
+    def runs(self) -> tuple[tuple[Row, Column, Run], ...]:
         """Every wanted run, row by row."""
-        return [
+        return tuple(
             (row, column, run)
             for row in self.rows
             for column in self.columns
             for run in self.cell(row, column).runs
-        ]
+        )
 
     @property
     def metric(self) -> str:
@@ -175,7 +177,7 @@ class Table:
     @property
     def newest(self) -> str | None:
         """When the newest record was finished."""
-        return max((r.record["finished_at"] for _, _, r in self.runs() if r.record), default=None)
+        return max((r.record["finished_at"] for _, _, r in self.runs if r.record), default=None)
 
 
 def lower_is_better(metric: str) -> bool:

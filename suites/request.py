@@ -124,11 +124,13 @@ def expand(
                     audited.key, Wanted(row.id, f"audit/{architecture}", audited)
                 )
             protocol = dataclasses.replace(place.protocol, **own)
-            for seed in range(n_seeds):
-                cell = Cell.of(
-                    row.method, settings, architecture, dataset, protocol, seed, suite.kind, device
-                )
-                wanted.append(Wanted(row.id, column, cell))
+            first = Cell.of(
+                row.method, settings, architecture, dataset, protocol, 0, suite.kind, device
+            )
+            wanted += [
+                Wanted(row.id, column, dataclasses.replace(first, seed=seed))
+                for seed in range(n_seeds)
+            ]
     if not places:
         raise RequestError(
             f"suite {suite.name!r} has no place for these rows on these datasets and "

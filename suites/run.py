@@ -20,7 +20,7 @@ from rich.console import Console
 
 from methods import METHODS, PluginError
 from results.record import FINAL
-from results.store import Store
+from results.store import HEAD, Store
 from suites import (
     ablation_hff,
     audit,
@@ -314,7 +314,7 @@ def remaining(request: Request, store: Store) -> tuple[list[Wanted], int]:
 
     Unreadable records are set aside, with a warning.
     """
-    summary = store.read((w.cell.key for w in request.wanted), set_aside=True)
+    summary = store.read((w.cell.key for w in request.wanted), set_aside=True, fields=HEAD)
     for line in summary.unreadable:
         sys.stderr.write(f"warning: unreadable record set aside: {line}\n")
     todo, n_stale = [], 0
@@ -405,7 +405,7 @@ def report(args: argparse.Namespace, request: Request, store: Store, console: Co
     except reports.ReportError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    records = store.read(w.cell.key for w in request.wanted).records
+    records = store.read((w.cell.key for w in request.wanted), fields=HEAD).records
     bad = [w for w in request.wanted if records.get(w.cell.key, {}).get("status") != "ok"]
     for wanted in bad:
         found = records.get(wanted.cell.key)

@@ -76,11 +76,14 @@ def show_list(console: Console, suites: Mapping[str, Suite]) -> None:
 
 def show_dry_run(console: Console, request: Request, todo: Container[str]) -> None:
     """Prints the wanted cells, those marked whose key is to be trained, and what cannot be done."""
-    n_todo = sum(wanted.cell.key in todo for wanted in request.wanted)
+    n_todo = 0
+    lines = []
     for wanted in request.wanted:
-        state = "to run   " if wanted.cell.key in todo else "on record"
-        console.print(f"{state}  {wanted.cell.key}  {wanted}", markup=False, highlight=False)
+        to_run = wanted.cell.key in todo
+        n_todo += to_run
+        state = "to run   " if to_run else "on record"
+        lines.append(f"{state}  {wanted.cell.key}  {wanted}")
     for gap in request.plan["unsupported"]:
-        console.print(f"cannot     {gap['row']} on {gap['column']}: {gap['reason']}",
-                      markup=False, highlight=False)  # fmt: skip
-    console.print(f"{len(request.wanted)} cells, {n_todo} to do; nothing was run")
+        lines.append(f"cannot     {gap['row']} on {gap['column']}: {gap['reason']}")
+    lines.append(f"{len(request.wanted)} cells, {n_todo} to do; nothing was run")
+    console.file.write("\n".join(lines) + "\n")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 
+from results.store import without_collector
 from suites.costs.energy import Meter
 from suites.engine.clock import Clock
 
@@ -65,7 +64,7 @@ def interleaved(
     meter = Meter(device)
     times = {}
     before_round()
-    with _no_collector():
+    with without_collector():
         for name, work in works.items():
             once = _timed(work, 1, device)
             if once < SLOW * least_s:
@@ -75,7 +74,7 @@ def interleaved(
     joules: dict[str, list[float]] = {name: [] for name in works}
     for repeat in range(repeats):
         before_round()
-        with _no_collector():
+        with without_collector():
             for name in list(works)[:: -1 if repeat % 2 else 1]:
                 before = meter.read()
                 seconds[name].append(_timed(works[name], times[name], device) / times[name])
@@ -90,16 +89,6 @@ def interleaved(
         )
         for name in works
     }
-
-
-@contextlib.contextmanager
-def _no_collector() -> Iterator[None]:
-    """Has Python collect no garbage before the end: it would stop the clock at random."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def _timed(work: Work, n: int, device: torch.device) -> float:
@@ -128,7 +117,7 @@ def latencies(
     """
     work = Work(lambda n: call(), 1)
     found: list[float] = []
-    with _no_collector():
+    with without_collector():
         call()
         while len(found) < LEAST_CALLS or (sum(found) < most_s and len(found) < LATENCY_CALLS):
             found.append(_timed(work, 1, device))

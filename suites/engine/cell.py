@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -93,7 +94,7 @@ class Cell:
         """All that can change the numbers, and nothing else: what the key is the hash of."""
         protocol: dict[str, Any] = {}
         if self.kind == "train":
-            protocol = dataclasses.asdict(self.protocol)
+            protocol = dict(vars(self.protocol))
         elif self.kind == "cost":
             protocol = {"batch_size": self.protocol.batch_size, "device": self.device}
         return {
@@ -109,7 +110,7 @@ class Cell:
             "seed": self.seed,
         }
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """16 hexadecimal digits; equal key = same work."""
         return cell_key(self.identity())
@@ -142,6 +143,10 @@ class Cell:
 
         It is not part of the key: a record made by older sources is kept and shown as stale.
         """
+        return self._code_sha
+
+    @functools.cached_property
+    def _code_sha(self) -> str:
         cls = self.method_class()
         style = cls.style(self.method_config())
         return sources.code_sha(self.kind, cls, self.architecture, self.dataset, style)

@@ -1,0 +1,162 @@
+"""All records of a store as one pandas frame, from a cache where nothing has changed.
+
+    from results.frame import load
+    frame = load("results/runs")
+    frame[frame.status == "ok"].groupby("cell.method")["metrics.test.last.accuracy_pct"].mean()
+
+The cache is `<results>/cache/records.parquet`, which other programs may read as well. It is not
+the truth: records are, and the cache may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from results.record import RecordError, parse
+from results.store import Store, without_collector
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+FORMAT = "1"  # of the cache: raised whenever other columns come of the same records
+STAMPS = ["file", "mtime_ns", "size"]  # what tells whether a file is the one that was read
+
+
+def load(store: Store | Path | str, cache: bool = True) -> DataFrame:
+    """A line per record, accidents and superseded records included; unreadable files left out.
+
+    Columns are named by the path in the record, "metrics.test.last.accuracy_pct"; lists, such as
+    curves, are left out. `file` is the name of the record's file.
+
+    Args:
+        store: a store or its folder.
+        cache: False reads every file, and writes no cache.
+
+    Raises:
+        FileNotFoundError: there is no such store.
+    """
+    import pandas
+
+    store = store if isinstance(store, Store) else Store(store)
+    with os.scandir(store.records_dir) as entries:
+        stats = [(e.name, e.stat()) for e in entries if _is_record(e.name)]
+    stamps = {(name, stat.st_mtime_ns, stat.st_size) for name, stat in stats}
+    known = _cached(store) if cache else None
+    if known is None:
+        known = pandas.DataFrame({name: [] for name in STAMPS})
+    read_before = list(known[STAMPS].itertuples(index=False, name=None))
+    new = stamps.difference(read_before)
+    kept = known[[stamp in stamps for stamp in read_before]] if read_before else known
+    if not new and len(kept) == len(known):
+        return _tidied(known)
+    with without_collector():
+        fresh = pandas.DataFrame(by_column(_lines(store, sorted(new))))
+    frames = [f for f in (kept, fresh) if not f.empty]
+    frame = pandas.concat(frames, ignore_index=True) if frames else known
+    frame = frame.sort_values("file", ignore_index=True)
+    if cache:
+        with contextlib.suppress(OSError):  # a store that may only be read
+            _write(store, frame)
+    return _tidied(frame)
+
+
+def _is_record(name: str) -> bool:
+    return name.endswith(".json") and name[0] != "."
+
+
+def _tidied(frame: DataFrame) -> DataFrame:
+    return frame.drop(columns=STAMPS[1:], errors="ignore")
+
+
+def _lines(store: Store, files: Iterable[tuple[str, int, int]]) -> Iterator[dict[str, Any]]:
+    for name, mtime_ns, size in files:
+        line = {"file": name, "mtime_ns": mtime_ns, "size": size}
+        try:
+            with open(os.path.join(store.records_dir, name), "rb") as file:
+                flatten(parse(file.read()), "", line)
+        except (RecordError, OSError):
+            continue
+        yield line
+
+
+def flatten(values: Mapping[str, Any], prefix: str, into: dict[str, Any]) -> None:
+    """Adds nested values under the paths to them, "a.b.c"; lists are left out."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flatten(value, f"{prefix}{name}.", into)
+        elif not isinstance(value, list):
+            into[prefix + name] = value
+
+
+def by_column(lines: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Column -> values, None where a line has none.
+
+    One line after the other, which need not all be there at once: pandas, given the lines, would
+    take three times as long.
+    """
+    columns: dict[str, list[Any]] = {}
+    n = 0
+    for n, line in enumerate(lines, start=1):
+        for name, value in line.items():
+            column = columns.setdefault(name, [])
+            if len(column) < n - 1:
+                column += [None] * (n - 1 - len(column))
+            column.append(value)
+    for column in columns.values():
+        column += [None] * (n - len(column))
+    return columns
+
+
+# ------------------------------------------------------------------------------- the cache
+
+
+def _path(store: Store) -> Path:
+    return store.root / "cache" / "records.parquet"
+
+
+def _cached(store: Store) -> DataFrame | None:
+    """What was read last time; None where there is no cache of this format."""
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(_path(store))
+        if (table.schema.metadata or {}).get(b"bpfree") != FORMAT.encode():
+            return None
+        return table.to_pandas()
+    except (OSError, pyarrow.ArrowException):
+        return None
+
+
+def _write(store: Store, frame: DataFrame) -> None:
+    """Replaces the cache in one step."""
+    import pyarrow
+    from pyarrow import parquet
+
+    path = _path(store)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mixed = {
+        name: column.map(str, na_action="ignore") for name, column in frame.items()
+        if column.dtype == object and _is_mixed(column)
+    }  # fmt: skip
+    table = pyarrow.Table.from_pandas(frame.assign(**mixed), preserve_index=False)
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"bpfree": FORMAT})
+    handle, part = tempfile.mkstemp(dir=path.parent, prefix=".part-")
+    os.close(handle)
+    try:
+        parquet.write_table(table, part, compression="zstd")
+        os.chmod(part, 0o644)
+        os.replace(part, path)
+    except BaseException:
+        Path(part).unlink(missing_ok=True)
+        raise
+
+
+def _is_mixed(column: Any) -> bool:
+    """Whether values of several types share a column: the settings of unlike methods may."""
+    return len({type(value) for value in column if value is not None and value == value}) > 1
