@@ -67,6 +67,15 @@ def curve_panels(table: Table) -> list[Panel]:
     return _panels(table, columns, draw_curves, (4.4, 2.9))
 
 
+def pareto_panels(table: Table) -> list[Panel]:
+    """Two panels per column: the headline against training time, and against memory."""
+    found = []
+    for draw in (draw_against_time, draw_against_memory):
+        columns = [c for c in table.columns if len(_points(table, c, PARETO[draw.__name__][0])) > 1]
+        found += _panels(table, columns, draw, (4.4, 2.9))
+    return found
+
+
 def memory_panels(table: Table) -> list[Panel]:
     """One panel per architecture whose audit has it: peak training memory against depth."""
     columns = [
@@ -177,6 +186,59 @@ def draw_accuracy(axes: Axes, table: Table, column: Column) -> None:
         # an interval of a few seeds may claim more than is possible
         axes.set_xlim(low - room, min(high + room, 101.0))
     axes.set_xlabel(metric_text(table))
+
+
+# function that draws -> (names of the measure, the first known counts; its label; divisor)
+PARETO: dict[str, tuple[tuple[str, ...], str, float]] = {
+    "draw_against_time": (("train_s",), "training, s", 1),
+    "draw_against_memory": (
+        ("peak_allocated_bytes", "peak_rss_growth_bytes"), "peak memory, MiB", 2**20,
+    ),
+}  # fmt: skip
+
+
+def _points(table: Table, column: Column, names: tuple[str, ...]) -> dict[int, tuple[float, float]]:
+    """Index of a row -> (cost, headline), where both are known."""
+    found = {}
+    for i, row in enumerate(table.rows):
+        cell = table.cell(row, column)
+        cost = next((cell.cost[name] for name in names if cell.cost.get(name)), None)
+        if cost and cell.estimate:
+            found[i] = (cost, cell.estimate.mean)
+    return found
+
+
+def draw_against_time(axes: Axes, table: Table, column: Column) -> None:
+    """The headline over seconds of training."""
+    _draw_pareto(axes, table, column, "draw_against_time")
+
+
+def draw_against_memory(axes: Axes, table: Table, column: Column) -> None:
+    """The headline over peak memory in training."""
+    _draw_pareto(axes, table, column, "draw_against_memory")
+
+
+def _draw_pareto(axes: Axes, table: Table, column: Column, which: str) -> None:
+    """Methods as points; a line through those that no other one beats in both."""
+    names, label, divisor = PARETO[which]
+    points = {i: (cost / divisor, value) for i, (cost, value)
+              in _points(table, column, names).items()}  # fmt: skip
+    for i, (cost, value) in points.items():
+        axes.plot(cost, value, **(line_style(i) | {"linestyle": "", "markersize": 6}))
+    front: list[tuple[float, float]] = []
+    for cost, value in sorted(points.values(), key=lambda p: (p[0], -p[1])):
+        if not front or value > front[-1][1]:
+            front.append((cost, value))
+    if len(front) > 1:
+        axes.plot(*zip(*front, strict=True), color=MUTED, linewidth=0.9, zorder=1,
+                  drawstyle="steps-post")  # fmt: skip
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.margins(0.08)
+    axes.set_xlabel(label)
+    axes.set_ylabel(metric_text(table))
 
 
 def draw_memory(axes: Axes, table: Table, column: Column) -> None:

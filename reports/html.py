@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from reports import claims, environments, figures, locality, speed
+from reports import claims, environments, figures, locality, speed, targets
 from reports.caption import caption, counts, metric_text
 from reports.formatting import (
     count,
@@ -100,10 +100,12 @@ def render(table: Table) -> str:
         speeds=speed.section(table),
         speed_headings=speed.HEADINGS,
         speed_terms=speed.TERMS,
+        quiet=speed.quiet(table),
         comparisons=speed.comparisons(table),
         scalings=_drawn(figures.scaling_panels(table)),
         accuracy=[] if audited or timed else _drawn(figures.accuracy_panels(table)),
         curves=_drawn(figures.curve_panels(table)),
+        pareto=[] if audited or timed else _drawn(figures.pareto_panels(table)),
         swatches=[(label, Markup(svg)) for label, svg in figures.swatches(table)],
     )
 
@@ -160,15 +162,25 @@ def _costs(table: Table) -> dict[str, Any]:
     }  # fmt: skip
     shown = [c for c in COSTS if c[0] in present]
     groups = []
+    aims = {column.id: targets.target(table, column) for column in table.columns}
+    aimed = any(aims.values())
     for column in table.columns:
         lines = []
         for row in table.rows:
             cell = table.cell(row, column)
             if cell.cost:
-                lines.append((row, cell, [_cost(cell, name, by) for name, _, by in shown]))
+                values = [_cost(cell, name, by) for name, _, by in shown]
+                lines.append((row, cell, values + [_to_target(cell, aims[column.id])] * aimed))
         if lines:
-            groups.append((column, lines))
-    return {"headings": [heading for _, heading, _ in shown], "groups": groups}
+            aim = aims[column.id]
+            groups.append((column, lines, f"target {number(aim)} %" if aim else ""))
+    headings = [heading for _, heading, _ in shown] + ["train to target, s"] * aimed
+    return {"headings": headings, "groups": groups, "share": targets.SHARE if aimed else None}
+
+
+def _to_target(cell: Cell, accuracy_pct: float | None) -> tuple[float | None, str]:
+    seconds = None if accuracy_pct is None else targets.seconds_to(cell, accuracy_pct)
+    return seconds, number(seconds)
 
 
 def _cost(cell: Cell, name: str, divisor: float) -> tuple[float | None, str]:

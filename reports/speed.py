@@ -10,6 +10,7 @@ from typing import Any
 from reports.formatting import count, number
 from reports.table import Cell, Column, Row, Table
 
+NOISY = 1.25  # a factor between the same work in different cells
 HEADINGS = (
     "predicts by", "images/s", "× backprop", "one image, ms", "99th percentile, ms",
     "MFLOPs per image", "trains, images/s", "× backprop", "% of peak", "data, %", "J per image",
@@ -34,8 +35,7 @@ TERMS = (
     (
         "how it is timed",
         "After a warm-up, at least five repeats in turns, each on the weights of the start of "
-        "training and on a clock that waits for the device; one cell at a time. Nothing of this "
-        "knows what else the machine was doing: it should have been nothing.",
+        "training and on a clock that waits for the device; one cell at a time.",
     ),
 )
 
@@ -74,6 +74,31 @@ def _two(value: float) -> str:
         return "\u2013"
     places = max(0, 1 - math.floor(math.log10(value)))
     return f"{value:.{places}f}" if places else f"{value:,.0f}"
+
+
+def quiet(table: Table) -> str:
+    """How far the machine's own best rate varied from cell to cell, as a sentence; "" if unknown.
+
+    It is the same piece of work each time, so all of that is the machine, or what else it did.
+    """
+    rates: dict[tuple[str, str], list[float]] = {}
+    for _, _, run in table.runs:
+        peak = ((run.record or {}).get("speed") or {}).get("peak")
+        if peak:
+            environment = (run.record or {})["environment"]
+            where = (str(peak["operation"]), str(environment.get("gpu") or environment.get("cpu")))
+            rates.setdefault(where, []).append(peak["flops_per_s"]["median"])
+    worst = max((max(found) / min(found) for found in rates.values()), default=0.0)
+    if not worst:
+        return ""
+    verdict = "it was quiet." if worst <= NOISY else (
+        "it was busy with something else. Compare within a cell, where works take turns, and not "
+        "between cells; better, measure again."
+    )  # fmt: skip
+    return (
+        "The machine's best rate, timed anew in every cell, varied by a factor of "
+        f"{worst:.2f} between cells: {verdict}"
+    )
 
 
 def section(table: Table) -> list[tuple[Column, list[tuple[Row, list[list[str]]]]]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from reports import html, latex, speed
+from reports import figures, html, latex, speed, targets
 from reports.build import read, write
 from reports.table import Table
 from tests.records import filled, make_plan, make_record
@@ -139,3 +139,59 @@ def test_a_place_that_nobody_asked_for_is_a_dash(tmp_path: Path) -> None:
     assert table.cell(table.rows[1], table.columns[1]).state == "unwanted"
     page = html.render(table)
     assert "unwanted</" not in page and "not asked for by this plan" in page
+
+
+# ----------------------------------------------------------------- from training records
+
+
+def trained(folder: Path, curves: dict[str, list[tuple[float, float]]]) -> Table:
+    """One seed a row, with (seconds, validation accuracy) after each epoch."""
+    plan = make_plan(tuple(curves), seeds=1)
+    records = []
+    for row, curve in curves.items():
+        record = make_record(row)
+        seconds, values = zip(*curve, strict=True)
+        record["curves"] |= {"train_s": list(seconds), "val_accuracy_pct": list(values)}
+        record["curves"]["epoch"] = list(range(1, len(curve) + 1))
+        records.append(record)
+    return read("table1", filled(folder, plan, records), plan=plan)
+
+
+def test_time_to_a_target_is_read_off_the_curve(tmp_path: Path) -> None:
+    table = trained(
+        tmp_path,
+        {
+            "a": [(1.0, 60.0), (2.0, 90.0), (3.0, 100.0)],
+            "b": [(5.0, 99.0), (9.0, 50.0)],  # above it once is enough
+            "c": [(1.0, 10.0), (2.0, 20.0)],
+        },
+    )
+    column = table.columns[0]
+    aim = targets.target(table, column)
+    assert aim == 98.0  # of the best at the end
+    times = [targets.seconds_to(table.cell(row, column), aim) for row in table.rows]
+    assert times == [pytest.approx(2.8), 5.0, None]
+    assert "train to target, s" in html.render(table)
+
+
+def test_the_front_joins_what_nothing_beats(tmp_path: Path) -> None:
+    table = trained(tmp_path, {row: [(1.0, 90.0)] for row in ("a", "b")})
+    panels = figures.pareto_panels(table)
+    assert [panel.title for panel in panels] == ["digits, mlp-2x500"]  # memory is not known here
+    assert "training, s" in panels[0].svg
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(1.1, "quiet."), (2.0, "busy")])
+def test_the_page_says_whether_the_machine_was_quiet(
+    factor: float, verdict: str, tmp_path: Path
+) -> None:
+    table = made(tmp_path)
+    assert speed.quiet(table) == ""
+    for i, (_, _, run) in enumerate(table.runs):
+        assert run.record is not None
+        rate = 1e9 * (factor if i == 1 else 1.0)
+        run.record["speed"]["peak"] = {
+            "operation": "matrix product", "flops_per_s": {"median": rate},
+        }  # fmt: skip
+    assert f"by a factor of {factor:.2f}" in speed.quiet(table) and verdict in speed.quiet(table)
+    assert f"by a factor of {factor:.2f}" in html.render(table)

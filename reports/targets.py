@@ -1,0 +1,50 @@
+"""Time to a target accuracy, from the learning curves of stored records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from reports.table import Cell, Column, Run, Table
+
+SHARE = 0.98  # of the best final validation accuracy in the column
+
+
+def target(table: Table, column: Column) -> float | None:
+    """Validation accuracy in percent that counts as reached; None without curves."""
+    finals = [
+        sum(values) / len(values)
+        for row in table.rows
+        if (values := [c[-1][1] for run in _ok(table.cell(row, column)) if (c := _curve(run))])
+    ]
+    return SHARE * max(finals) if finals else None
+
+
+def seconds_to(cell: Cell, accuracy_pct: float) -> float | None:
+    """Mean training time over the ok seeds; None where a seed never gets there.
+
+    Between two epochs by straight line; validation itself is not counted.
+    """
+    found = [_reached(_curve(run), accuracy_pct) for run in _ok(cell)]
+    times = [seconds for seconds in found if seconds is not None]
+    return sum(times) / len(times) if times and len(times) == len(found) else None
+
+
+def _ok(cell: Cell) -> list[Run]:
+    return [run for run in cell.runs if run.status == "ok" and run.record]
+
+
+def _curve(run: Run) -> list[tuple[float, float]]:
+    """(seconds of training, validation accuracy in percent) after each epoch."""
+    curves = (run.record or {})["curves"]
+    pairs = zip(curves.get("train_s", ()), curves.get("val_accuracy_pct", ()), strict=False)
+    return [(s, a) for s, a in pairs if s is not None and a is not None]
+
+
+def _reached(curve: Sequence[tuple[float, float]], accuracy_pct: float) -> float | None:
+    if curve and curve[0][1] >= accuracy_pct:
+        return curve[0][0]
+    for (s0, a0), (s1, a1) in pairwise(curve):
+        if a1 >= accuracy_pct:
+            return s0 + (s1 - s0) * (accuracy_pct - a0) / (a1 - a0)
+    return None
