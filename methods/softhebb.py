@@ -156,8 +156,7 @@ class SoftHebb(Method):
     def _hebbian_step(self, x: Tensor, l: int) -> dict[str, Tensor]:
         config, block, norm = self.config, self.blocks[l], self.norms[l]
         layer = _layer(block)
-        x = norm.train()(block.pooled(x))  # by this batch; running averages are kept for later
-        norm.eval()
+        x = standardised(block.pooled(x), cast("nn.BatchNorm1d | nn.BatchNorm2d", norm))
         x = x.flatten(1) if block.kind == "dense" else x
         u = layer(x)
         y = competition(u, config.inverse_temperature, config.losers == "anti-hebbian")
@@ -202,6 +201,20 @@ def _standardise(block: Block) -> nn.BatchNorm1d | nn.BatchNorm2d:
         channels *= block.pool**2
     kind = nn.BatchNorm2d if len(block.in_shape) == 3 else nn.BatchNorm1d
     return kind(channels, affine=False, momentum=None)
+
+
+def standardised(x: Tensor, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> Tensor:
+    """x by the statistics of its own batch, whose plain average over all batches `norm` keeps.
+
+    What `norm` does itself in training, but for asking the device how many batches there were.
+    """
+    var, mean = torch.var_mean(x, (0, *range(2, x.dim())))
+    assert norm.num_batches_tracked is not None
+    norm.num_batches_tracked += 1
+    share = 1 / norm.num_batches_tracked
+    for running, now in ((norm.running_mean, mean), (norm.running_var, var)):
+        cast(Tensor, running).lerp_(now, share)
+    return F.batch_norm(x, None, None, training=True, eps=norm.eps)
 
 
 def _distance(weights: Tensor) -> Tensor:

@@ -119,6 +119,19 @@ PLANTED = {
                      "same_seed_same_bits"),
     "unsaved state": ("# AFTER", "self.n = getattr(self, 'n', 0) + 1; "
                       "[p.data.mul_(1 - 1e-3 * self.n) for p in self.head.parameters()]", "resume"),
+    "a step that asks the device for its loss": (
+        "# AFTER", "self.worst = max(getattr(self, 'worst', 0.0), total.item())", "no_waiting",
+    ),
+    "a mask as an index": (
+        "# AFTER", "_ = x.flatten(1)[y == 0]", "no_waiting",
+    ),
+    "another way to predict that gives something else": (
+        "    def features",
+        "    def other_ways(self, readout):\n"
+        "        return {'negated': lambda x: -self.logits(x)}\n\n"
+        "    def features",
+        "other_ways",
+    ),
     "objective with the wrong sign": ("total.backward()", "(-total).backward()", "learns"),
 }  # fmt: skip
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from methods.softhebb import Triangle, competition, hebbian_change
+from methods.softhebb import Triangle, competition, hebbian_change, standardised
 from suites.contract import step
 from tests.methods.toy import batch, make
 
@@ -135,3 +135,14 @@ def test_no_label_reaches_a_block() -> None:
 def test_triangle() -> None:
     u = torch.tensor([[1.0, 2.0, 6.0]])
     assert torch.allclose(Triangle(2.0)(u), torch.tensor([[0.0, 0.0, 9.0]]))
+
+
+@pytest.mark.parametrize("shape", [(16, 5), (16, 5, 3, 4)])
+def test_statistics_are_those_of_batch_norm_with_a_plain_average(shape: tuple[int, ...]) -> None:
+    kind = nn.BatchNorm1d if len(shape) == 2 else nn.BatchNorm2d
+    ours, theirs = (kind(5, affine=False, momentum=None) for _ in range(2))
+    rng = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        x = 3 * torch.randn(shape, generator=rng) + 1
+        torch.testing.assert_close(standardised(x, ours), theirs.train()(x))
+        torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
