@@ -70,9 +70,10 @@ def curve_panels(table: Table) -> list[Panel]:
 def pareto_panels(table: Table) -> list[Panel]:
     """Two panels per column: the headline against training time, and against memory."""
     found = []
-    for draw in (draw_against_time, draw_against_memory):
-        columns = [c for c in table.columns if len(_points(table, c, PARETO[draw.__name__][0])) > 1]
-        found += _panels(table, columns, draw, (4.4, 2.9))
+    for column in table.columns:
+        for draw in (draw_against_time, draw_against_memory):
+            if len(_points(table, column, PARETO[draw.__name__][0])) > 1:
+                found += _panels(table, [column], draw, (4.4, 2.9))
     return found
 
 
