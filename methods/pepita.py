@@ -103,7 +103,7 @@ class Pepita(Method):
         changes = [h - m for h, m in zip(plain[1:-1], modulated[1:-1], strict=True)]
         changes.append(modulated[-1] - target)
         for layer, before, change in zip(self._layers(), modulated[:-1], changes, strict=True):
-            layer.weight.grad = change.T @ before / len(x)
+            layer.weight.grad = (change.T @ before / len(x)).to(layer.weight.dtype)
         self.optimizer.step()
         return {"loss": F.nll_loss(plain[-1].clamp_min(1e-12).log(), y)}
 

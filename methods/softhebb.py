@@ -208,7 +208,7 @@ def standardised(x: Tensor, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> Tensor:
 
     What `norm` does itself in training, but for asking the device how many batches there were.
     """
-    var, mean = torch.var_mean(x, (0, *range(2, x.dim())))
+    var, mean = torch.var_mean(x.float(), (0, *range(2, x.dim())))
     assert norm.num_batches_tracked is not None
     norm.num_batches_tracked += 1
     share = 1 / norm.num_batches_tracked

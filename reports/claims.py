@@ -91,6 +91,9 @@ def _verdict(
         return "protocol unknown", f"augmentation {augmentation} here, not stated there"
     if number.augmentation and number.augmentation != augmentation:
         return NOT_RUN, f"augmentation {augmentation} here, {number.augmentation} published"
+    precision = str(column.protocol.get("precision", "float32"))
+    if precision != "float32":
+        return NOT_RUN, f"in {precision}; papers that name no precision are taken to mean float32"
     epochs, published = epochs_run(cell, column), int(budget[1])
     allowed = math.nan
     if ours is not None and not diverged:

@@ -21,6 +21,7 @@ from results.store import Plan
 from suites.engine.architectures import ARCHITECTURES
 from suites.engine.cell import Cell, Protocol
 from suites.engine.datasets import DATASETS, bare_task
+from suites.engine.precision import PRECISIONS
 from suites.suite import Profile, RequestError, Row, Suite, choose, everywhere, rows_of
 
 AUDITED = "synthetic"  # the data set that an audit is made on
@@ -58,6 +59,7 @@ def expand(
     architectures: Sequence[str] | None = None,
     seeds: int | None = None,
     epochs: int | None = None,
+    precision: str | None = None,
     extra_methods: Sequence[str] = (),
     audit: bool = False,
     device: str = "cpu",
@@ -67,7 +69,8 @@ def expand(
     Args:
         methods: row ids or names of methods; datasets, architectures: names; None for the
             profile's own.
-        seeds: number of seeds, 0 to seeds − 1. epochs: replaces every protocol's own.
+        seeds: number of seeds, 0 to seeds − 1.
+        epochs, precision: replace every protocol's own.
         extra_methods: methods that the user brought, shown below the suite's own.
         audit: also measure the locality of every method on every architecture of the table.
         device: "cpu" or "cuda", which is part of what a cost means.
@@ -85,6 +88,10 @@ def expand(
     rows = _chosen_rows(suite, profile, methods, extra_methods)
     data_names = _named("dataset", datasets, DATASETS) or profile.datasets
     arch_names = _named("architecture", architectures, ARCHITECTURES) or profile.architectures
+    if precision is not None:
+        choose("precision", [precision], PRECISIONS)
+        if suite.kind == "audit":
+            raise RequestError(f"--precision: {suite.name!r} compares bits, in float32")
     if suite.kind == "cost" and (datasets or architectures):
         # a budget thins out its own places; those that the user names are all meant
         profile = dataclasses.replace(profile, wanted=everywhere)
@@ -96,7 +103,9 @@ def expand(
             f"{len(arch_names)} architectures, {n_seeds} seeds); at most {MOST_CELLS} at a time"
         )
 
-    places = list(_places(suite, profile, rows, data_names, arch_names, epochs))
+    changed: dict[str, Any] = {"epochs": epochs, "precision": precision}
+    changed = {name: value for name, value in changed.items() if value is not None}
+    places = list(_places(suite, profile, rows, data_names, arch_names, changed))
     wanted: list[Wanted] = []
     unsupported, budgets, audits = [], [], []
     audit_cells: dict[str, Wanted] = {}
@@ -148,7 +157,7 @@ def expand(
         "suite": suite.name,
         "title": suite.title,
         "profile": profile_name,
-        "profile_note": profile.note + _changes(profile, datasets, architectures, seeds, epochs),
+        "profile_note": profile.note + _changes(profile, datasets, architectures, seeds, changed),
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
         "headline": dict(suite.headline),
@@ -193,9 +202,9 @@ def _places(
     rows: Sequence[Row],
     data_names: Sequence[str],
     arch_names: Sequence[str],
-    epochs: int | None,
+    changed: Mapping[str, Any],
 ) -> Iterator[_Place]:
-    """The columns that a profile has for these rows."""
+    """The columns that a profile has for these rows; `changed` are fields of all protocols."""
     for dataset, architecture in itertools.product(data_names, arch_names):
         present = tuple(row for row in rows if profile.wanted(row.id, dataset, architecture))
         if not present:
@@ -203,8 +212,7 @@ def _places(
         given = profile.protocol(dataset, architecture)
         protocols = [given] if isinstance(given, Protocol) else list(given)
         for protocol in protocols:
-            if epochs is not None:
-                protocol = dataclasses.replace(protocol, epochs=epochs)
+            protocol = dataclasses.replace(protocol, **changed)
             column: dict[str, Any] = {
                 "id": f"{dataset}/{architecture}", "dataset": dataset,
                 "architecture": architecture, "protocol": {},
@@ -214,7 +222,9 @@ def _places(
             if suite.kind == "train":
                 column["protocol"] = dataclasses.asdict(protocol)
             elif suite.kind == "cost":
-                column["protocol"] = {"batch_size": protocol.batch_size}
+                column["protocol"] = {
+                    "batch_size": protocol.batch_size, "precision": protocol.precision,
+                }  # fmt: skip
                 column["axes"] = _axes(dataset, architecture, protocol)
             yield _Place(dataset, architecture, protocol, column, present)
 
@@ -248,13 +258,14 @@ def _changes(
     datasets: Sequence[str] | None,
     architectures: Sequence[str] | None,
     seeds: int | None,
-    epochs: int | None,
+    changed: Mapping[str, Any],
 ) -> str:
     """What a request changes of its profile, as a sentence for the page."""
-    changed = [
+    told = [
         text
         for text, differs in (
-            (f"{epochs} epochs", epochs is not None),
+            (f"{changed.get('epochs')} epochs", "epochs" in changed),
+            (str(changed.get("precision")), "precision" in changed),
             (f"{seeds} seeds", seeds not in (None, profile.seeds)),
             (", ".join(datasets or ()), datasets and set(datasets) != set(profile.datasets)),
             (
@@ -264,7 +275,7 @@ def _changes(
         )
         if differs
     ]
-    return f" Here with {'; '.join(changed)} instead of the profile's own." if changed else ""
+    return f" Here with {'; '.join(told)} instead of the profile's own." if told else ""
 
 
 def audit_cell(method: str, settings: Mapping[str, Any], architecture: str) -> Cell:

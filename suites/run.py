@@ -133,6 +133,11 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--seeds", type=int, metavar="N", help="how many, from 0 (default: profile)")
     what.add_argument("--epochs", type=int, metavar="N", help="instead of the profile's")
     what.add_argument(
+        "--precision",
+        metavar="NAME",
+        help="of products: float32, or bf16 (automatic mixed precision), instead of the profile's",
+    )
+    what.add_argument(
         "--audit",
         action="store_true",
         help="also measure how far each method's training signals travel, and show it",
@@ -241,6 +246,7 @@ def resolve(
         architectures=args.architectures,
         seeds=args.seeds,
         epochs=args.epochs,
+        precision=args.precision,
         extra_methods=extra_methods,
         audit=args.audit,
         device=device,

@@ -34,7 +34,7 @@ def refused(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["table7"], ["unknown suite 'table7'", "did you mean 'table1'"]),
+        (["tabel1"], ["unknown suite 'tabel1'", "did you mean 'table1'"]),
         (["table1", "--methods", "hhf"], ["unknown method 'hhf'", "did you mean 'hff'"]),
         (["table1", "--methods", "greedy-simm"], ["did you mean 'greedy-sim'"]),
         (["table1", "--datasets", "minst"], ["unknown dataset", "did you mean 'mnist'"]),
@@ -53,6 +53,11 @@ def refused(
         (["table1", "--seeds", "1000000"], ["20000000 cells", "at most 100000"]),
         (["table1", "--seeds", "many"], ["--seeds", "many"]),
         (["table1", "--workers", "0"], ["--workers", "at least 1"]),
+        (["table1", "--precision", "int8"], ["precision 'int8'", "float32, bf16"]),
+        (["audit", "--precision", "bf16"], ["--precision", "'audit'"]),
+        (["table2", "--workers", "2"], ["--workers 2", "'table2'", "one cell at a time"]),
+        (["table2", "--epochs", "2"], ["--epochs", "'table2'"]),
+        (["table2", "--datasets", "noise-3x3-c4"], ["unknown dataset"]),
         (["table1", "--frobnicate"], ["--frobnicate"]),
         (["table1", "--plugin", "/no/such.py"], ["/no/such.py", "does not exist"]),
         (["table1", "--checkpoint-every", "-1"], ["--checkpoint-every"]),

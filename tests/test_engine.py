@@ -307,6 +307,24 @@ def test_data_order_is_shared_by_methods_and_not_by_seeds() -> None:
     assert not torch.equal(order("hff", 0), order("hff", 1))
 
 
+@pytest.mark.parametrize("method", ["hff", "pepita", "softhebb"])
+def test_products_in_bfloat16(method: str, tmp_path: Path) -> None:
+    """Another key, other losses, nearly the same accuracy; weights stay in float32."""
+    full = job(tmp_path, method)
+    half = dataclasses.replace(
+        full, cell=dataclasses.replace(
+            full.cell, protocol=dataclasses.replace(full.cell.protocol, precision="bf16")
+        ),
+    )  # fmt: skip
+    assert half.cell.key != full.cell.key
+    assert engine.run(full).status == engine.run(half).status == "ok"
+    one, two = record_of(full), record_of(half)
+    losses = [record["curves"]["train_loss"] for record in (one, two)]
+    assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.1)
+    accuracies = [r["metrics"]["test"]["last"]["accuracy_pct"] for r in (one, two)]
+    assert accuracies[0] == pytest.approx(accuracies[1], abs=5)
+
+
 def test_the_key_follows_the_numbers_and_nothing_else(tmp_path: Path) -> None:
     base = job(tmp_path)
     same = dataclasses.replace(base, device="cuda", results_dir=Path("x"), checkpoint_s=1.0)

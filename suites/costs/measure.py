@@ -65,7 +65,8 @@ def measure(
     method = Contestant(cell, data, device)
     control = Contestant(_control(cell), data, device)
     dense = method.method.blocks.kinds == {"dense"}
-    peak = (machine.matrix_product if dense else machine.convolution)(device)
+    dtype = torch.bfloat16 if cell.protocol.precision == "bf16" else torch.float32
+    peak = (machine.matrix_product if dense else machine.convolution)(device, dtype)
     works = {f"own {name}": work for name, work in method.works().items()}
     works |= {f"control {name}": work for name, work in control.works(headline_only=True).items()}
     works |= {"peak": peak, "data": method.data_path()}

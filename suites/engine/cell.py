@@ -15,6 +15,7 @@ from results.record import cell_key
 from suites.engine import sources
 from suites.engine.architectures import ARCHITECTURES
 from suites.engine.datasets import AUGMENTATIONS, DATASETS
+from suites.engine.precision import PRECISIONS
 from suites.engine.seeds import derive_seed, generator
 
 Kind = Literal["train", "audit", "cost"]
@@ -33,7 +34,7 @@ class Protocol:
     val_fraction: float = 0.1
     selection: str = "last"  # the weights after the last epoch; no epoch is picked by accuracy
     eval_draws: int = 5  # test predictions of a stochastic method are averaged over this many runs
-    precision: str = "float32"
+    precision: str = "float32"  # or "bf16", see precision.py
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -43,7 +44,7 @@ class Protocol:
         for name, known in (
             ("augmentation", AUGMENTATIONS),
             ("selection", ("last",)),
-            ("precision", ("float32",)),
+            ("precision", PRECISIONS),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}: {', '.join(known)}")
@@ -96,7 +97,11 @@ class Cell:
         if self.kind == "train":
             protocol = dict(vars(self.protocol))
         elif self.kind == "cost":
-            protocol = {"batch_size": self.protocol.batch_size, "device": self.device}
+            protocol = {
+                "batch_size": self.protocol.batch_size,
+                "precision": self.protocol.precision,
+                "device": self.device,
+            }
         return {
             "kind": self.kind,
             "version": VERSIONS[self.kind],

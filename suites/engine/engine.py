@@ -18,6 +18,7 @@ from suites.costs import measure as costs
 from suites.engine import datasets, environment
 from suites.engine.checkpoint import Checkpoint
 from suites.engine.evaluation import Diverged
+from suites.engine.precision import computing
 from suites.engine.trial import Job, Stopped, Trial, now
 
 
@@ -118,12 +119,13 @@ def attempt(
     try:
         data = datasets.load(cell.dataset, job.data_dir, cell.protocol.val_fraction)
         found["data_sha256"] = data.sha256
-        if cell.kind == "audit":
-            found["audit"] = audit.measure(cell, data)
-        elif cell.kind == "cost":
-            found |= costs.measure(cell, data, trial.device, trial.alive)
-        else:
-            trial.run(data)
+        with computing(cell.protocol.precision, trial.device):
+            if cell.kind == "audit":
+                found["audit"] = audit.measure(cell, data)
+            elif cell.kind == "cost":
+                found |= costs.measure(cell, data, trial.device, trial.alive)
+            else:
+                trial.run(data)
     except Diverged as event:
         status, reason = "diverged", str(event)
     except torch.OutOfMemoryError as event:
