@@ -34,6 +34,7 @@ from reports.table import Cell, Column, Row, Table
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1a1a1b")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (5, 1.4, 1.2, 1.4)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
+MOST_LINES = 9  # in one figure, to be told apart
 MOST_TICKS = 100  # of single seeds: more are a smear
 LEAST_SPAN = 1.0  # percentage points on an axis: on less, chance would look large
 INK, MUTED, RULE = "#1a1a1a", "#6e6e6f", "#d9d9da"
@@ -79,11 +80,26 @@ def pareto_panels(table: Table) -> list[Panel]:
 
 def memory_panels(table: Table) -> list[Panel]:
     """One panel per architecture whose audit has it: peak training memory against depth."""
-    columns = [
-        c for c in table.columns
-        if any(table.cell(row, c).audit.get("memory_depths") for row in table.rows)
-    ]  # fmt: skip
-    return _panels(table, columns, draw_memory, (4.4, 2.9))
+    columns = [c for c in table.columns if _with_memory(table, c)]
+    draw, height = _memory_figure(table)
+    return _panels(table, columns, draw, (4.4, 0.1 + height))
+
+
+def memory_has_lines(table: Table) -> bool:
+    """Whether the panels of memory have a line per method, which needs a key."""
+    return _memory_figure(table)[0] is draw_memory
+
+
+def _memory_figure(table: Table) -> tuple[Draw, float]:
+    """What draws a panel of memory, and its height in inches."""
+    most = max((len(_with_memory(table, c)) for c in table.columns), default=0)
+    return (draw_slopes, 0.7 + 0.2 * most) if most > MOST_LINES else (draw_memory, 2.8)
+
+
+def _with_memory(table: Table, column: Column) -> list[int]:
+    """Indices of the rows whose memory was measured in a column."""
+    return [i for i, row in enumerate(table.rows)
+            if table.cell(row, column).audit.get("memory_depths")]  # fmt: skip
 
 
 def scaling_panels(table: Table) -> list[Panel]:
@@ -288,6 +304,31 @@ def draw_scaling(axes: Axes, scaling: Scaling, looks: Mapping[str, dict[str, Any
     )  # fmt: skip
 
 
+def draw_slopes(axes: Axes, table: Table, column: Column) -> None:
+    """Bytes per added block, methods from the least to the most: for more than lines can show."""
+    found = sorted(
+        (table.cell(table.rows[i], column).audit["memory_slope_bytes"] / 2**10, i)
+        for i in _with_memory(table, column)
+    )
+    for y, (kib, i) in enumerate(found):
+        row = table.rows[i]
+        local = bool(row.local)
+        axes.plot(
+            max(kib, 0.1), y, marker="o" if local else "s", linestyle="", markersize=5,
+            color=COLOURS[0] if local else COLOURS[1],
+        )  # fmt: skip
+        if row.id == "backprop":
+            axes.axvline(kib, color=MUTED, linewidth=0.8, linestyle=DASHES[1], zorder=1)
+    axes.set_yticks(range(len(found)), [_short(table.rows[i]) for _, i in found])
+    axes.set_ylim(len(found) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="y", visible=False)
+    axes.spines["left"].set_visible(False)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel("KiB per added block")
+
+
 def draw_curves(axes: Axes, table: Table, column: Column) -> None:
     """A line per method, the mean over its ok seeds, in a band from lowest to highest seed."""
     floors: list[float] = []
@@ -388,7 +429,8 @@ def _panels(
 def _sheets(table: Table) -> list[tuple[str, Figure]]:
     """(name of the file, sheet): what this table is about."""
     if table.plan["headline"]["split"] == "audit":
-        return [("memory", _sheet(table, draw_memory, 2.9))]
+        columns = [c for c in table.columns if _with_memory(table, c)]
+        return [("memory", _sheet(table, *_memory_figure(table), columns or table.columns))]
     found = scalings(table)
     if found:
         across = min(len(found), 2)
@@ -407,16 +449,19 @@ def _sheets(table: Table) -> list[tuple[str, Figure]]:
     ]
 
 
-def _sheet(table: Table, draw: Draw, height: float) -> Figure:
-    n = max(1, len(table.columns))
+def _sheet(
+    table: Table, draw: Draw, height: float, columns: Sequence[Column] | None = None
+) -> Figure:
+    columns = table.columns if columns is None else columns
+    n = max(1, len(columns))
     across = min(n, 3)
     down = -(-n // across)
     figure = Figure(figsize=(3.9 * across, height * down + 0.5), layout="constrained")
     grid = figure.subplots(down, across, squeeze=False).flatten()
-    for axes, column in zip(grid, table.columns, strict=False):
+    for axes, column in zip(grid, columns, strict=False):
         draw(axes, table, column)
         axes.set_title(f"{column.dataset}, {column.label}", loc="left")
-    for axes in grid[len(table.columns) :]:
+    for axes in grid[len(columns) :]:
         axes.set_axis_off()
     if draw is draw_curves:
         lines = [

@@ -82,6 +82,7 @@ def render(table: Table) -> str:
         readouts=_readouts(table),
         audit=locality.section(table),
         memory=_drawn(figures.memory_panels(table)),
+        memory_has_lines=figures.memory_has_lines(table),
         claims=_claims(table),
         budgets=_budgets(table),
         drill=_drill(table),

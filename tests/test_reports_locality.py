@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from reports import build as build_module
+from reports import figures
 from reports.html import render as render_html
 from results.record import cell_key
 from tests.records import CURRENT, filled, make_plan, make_record, nothing
@@ -80,3 +81,26 @@ def test_of_several_seeds_the_least_local_finding_counts(tmp_path: Path) -> None
 def test_a_failed_audit_is_on_the_page(tmp_path: Path) -> None:
     page = audited(tmp_path, ("hff", "failed", {}))
     assert "not measured: failed: it broke" in page
+
+
+@pytest.mark.parametrize(("n", "lines"), [(figures.MOST_LINES, True), (12, False)])
+def test_memory_of_many_methods_is_drawn_without_lines(n: int, lines: bool, tmp_path: Path) -> None:
+    """Twenty lines in seven colours tell nothing apart; their slopes in order do."""
+    rows = ("backprop", *(f"rule-{i}" for i in range(n - 1)))
+    plan = make_plan(rows, seeds=1)
+    plan["headline"] = {"split": "audit", "metric": "chain_longest"}
+    records = []
+    for i, row in enumerate(rows):
+        record = make_record(row)
+        depths = [4, 8, 16, 32]
+        record["audit"] = {
+            "chain_longest": 1, "memory_depths": depths, "memory_slope_bytes": 1024.0 * (i + 1),
+            "memory_bytes": [1024 * (i + 1) * depth for depth in depths],
+        }  # fmt: skip
+        records.append(record)
+    table = build_module.read("table1", filled(tmp_path, plan, records), plan=plan)
+    (panel,) = figures.memory_panels(table)
+    assert figures.memory_has_lines(table) == lines
+    assert ("KiB per added block" in panel.svg) != lines
+    page = render_html(table)
+    assert ("dashed: backprop" in page) != lines

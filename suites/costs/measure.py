@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from methods import Method
 from suites.costs import machine
-from suites.costs.counts import count
+from suites.costs.counts import PHASE_SAMPLE, count
 from suites.costs.timing import Timed, Work, interleaved, latencies, ratios, summary
 from suites.engine import datasets
 from suites.engine.cell import Cell, Protocol
@@ -55,9 +55,13 @@ def measure(
         alive: called now and then; may raise to stop.
 
     Returns:
-        speed: see `docs` of the page's section on speed; every rate and ratio is a dict of median,
-            low and high.
-        timings, memory, cost: the headline figures, as those of a training cell.
+        speed: rates (images/s), ratios to the control's rates, latencies (ms), shares (%); rates
+            and ratios as {median, low, high} over the repeats. `reports/speed.py` shows them.
+        timings, memory, cost: the headline figures, named as those of a training cell.
+
+    Raises:
+        ValueError: the data is less than a mini-batch.
+        Diverged: a loss on the noise is not finite.
     """
     data = data.to(device)
     memory = _memory(cell, data, device)
@@ -143,7 +147,7 @@ class Contestant:
             raise ValueError(f"{cell.dataset} has {len(data.train[1])} images, a batch {batch}")
         self._data, self._device = data, device
         self.method: Method = cell.build(data.task, device)
-        phases = [n / 1000 for _, n in self.method.phases(1000) if n]
+        phases = [n / PHASE_SAMPLE for _, n in self.method.phases(PHASE_SAMPLE) if n]
         self._shares = phases
         self._epochs = EPOCHS * len(phases)
         place = dataclasses.replace(cell, protocol=Protocol(self._epochs, batch_size=batch))
