@@ -7,9 +7,7 @@ is legible on a telephone; in the files the same panels share one sheet.
 from __future__ import annotations
 
 import io
-import os
 import re
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +25,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from reports.caption import metric_text
 from reports.speed import Scaling, scalings
 from reports.table import Cell, Column, Row, Table
+from results.files import replacing
 
 # Okabe and Ito's colours, told apart with any colour vision; the yellow is left out, too light for
 # paper. Markers and dashes tell lines apart in greyscale. The page replaces every colour by a CSS
@@ -501,12 +500,5 @@ def _svg(figure: Figure, salt: str) -> str:
 def _save_atomically(figure: Figure, path: Path, kind: str) -> None:
     metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
     figure.set_canvas(FigureCanvasAgg(figure))
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".part-")
-    os.close(handle)
-    try:
-        figure.savefig(temporary, format=kind, dpi=180, facecolor="white", metadata=metadata)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(path) as part:
+        figure.savefig(part, format=kind, dpi=180, facecolor="white", metadata=metadata)

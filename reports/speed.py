@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -193,9 +194,7 @@ class Line:
     def slope(self) -> float:
         """Exponent of the power law through the points, by least squares on logarithms."""
         x, y = [math.log(v) for v in self.sizes], [math.log(v) for v in self.ms]
-        mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-        above = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
-        return above / sum((a - mean_x) ** 2 for a in x)
+        return statistics.linear_regression(x, y).slope
 
 
 @dataclass(frozen=True)

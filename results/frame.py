@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from results.files import replacing
 from results.record import RecordError, parse
-from results.store import Store, without_collector
+from results.store import Store, is_record, without_collector
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -44,7 +44,7 @@ def load(store: Store | Path | str, cache: bool = True) -> DataFrame:
 
     store = store if isinstance(store, Store) else Store(store)
     with os.scandir(store.records_dir) as entries:
-        stats = [(e.name, e.stat()) for e in entries if _is_record(e.name)]
+        stats = [(e.name, e.stat()) for e in entries if is_record(e.name)]
     stamps = {(name, stat.st_mtime_ns, stat.st_size) for name, stat in stats}
     known = _cached(store) if cache else None
     if known is None:
@@ -63,10 +63,6 @@ def load(store: Store | Path | str, cache: bool = True) -> DataFrame:
         with contextlib.suppress(OSError):  # a store that may only be read
             _write(store, frame)
     return _tidied(frame)
-
-
-def _is_record(name: str) -> bool:
-    return name.endswith(".json") and name[0] != "."
 
 
 def _tidied(frame: DataFrame) -> DataFrame:
@@ -138,23 +134,14 @@ def _write(store: Store, frame: DataFrame) -> None:
     import pyarrow
     from pyarrow import parquet
 
-    path = _path(store)
-    path.parent.mkdir(parents=True, exist_ok=True)
     mixed = {
         name: column.map(str, na_action="ignore") for name, column in frame.items()
         if column.dtype == object and _is_mixed(column)
     }  # fmt: skip
     table = pyarrow.Table.from_pandas(frame.assign(**mixed), preserve_index=False)
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"bpfree": FORMAT})
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=".part-")
-    os.close(handle)
-    try:
+    with replacing(_path(store)) as part:
         parquet.write_table(table, part, compression="zstd")
-        os.chmod(part, 0o644)
-        os.replace(part, path)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
 
 
 def _is_mixed(column: Any) -> bool:

@@ -153,9 +153,7 @@ class Store:
     def _names(self) -> list[str]:
         try:
             with os.scandir(self.records_dir) as entries:
-                return sorted(
-                    e.name for e in entries if e.name.endswith(".json") and e.name[0] != "."
-                )
+                return sorted(e.name for e in entries if is_record(e.name))
         except FileNotFoundError:
             return []
 
@@ -223,6 +221,11 @@ class Store:
             except (OSError, ValueError):
                 continue  # it was just replaced or removed
         return alive
+
+
+def is_record(name: str) -> bool:
+    """Whether a file of this name in the folder of records is one, and not one being written."""
+    return name.endswith(".json") and name[0] != "."
 
 
 @contextlib.contextmanager

@@ -21,14 +21,13 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from methods import METHODS, Method, Task
 from methods.base import resolve_config
 from suites.auditing import locality
 from suites.auditing.locality import flat_parameters
 from suites.auditing.subject import STEPS, Subject, step
+from suites.auditing.waiting import waits
 from suites.engine import datasets
 from suites.engine.architectures import ARCHITECTURES
 from suites.engine.evaluation import evaluate
@@ -190,61 +189,18 @@ def check_train_step(case: Case) -> None:
         assert bool(torch.isfinite(value)), f"{name!r} is not finite in the first step"
 
 
-class _Waiting(TorchDispatchMode):
-    """Notes operations whose result the program needs before it can go on."""
-
-    ASKING = (
-        torch.ops.aten._local_scalar_dense.default,
-        torch.ops.aten.nonzero.default,
-        torch.ops.aten.masked_select.default,
-        torch.ops.aten.equal.default,
-    )
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-        self.checked = False  # within an operation that looks at its values on a CPU only
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        by_mask = function is torch.ops.aten.index.Tensor and any(
-            i is not None and i.dtype == torch.bool for i in args[1]
-        )
-        if (function in self.ASKING or by_mask) and not self.checked:
-            place = [f for f in traceback.extract_stack() if "torch" not in Path(f.filename).parts]
-            self.found.append(f"{Path(place[-2].filename).name}:{place[-2].lineno}")
-        return function(*args, **(kwargs or {}))
-
-
-class _Unchecked(TorchFunctionMode):
-    """Excuses F.one_hot, which looks at the largest label on a CPU and not on a GPU."""
-
-    def __init__(self, waiting: _Waiting) -> None:
-        super().__init__()
-        self._waiting = waiting
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        self._waiting.checked = function is torch._C._nn.one_hot
-        try:
-            return function(*args, **(kwargs or {}))
-        finally:
-            self._waiting.checked = False
-
-
 def check_no_waiting(case: Case) -> None:
     """A step that asks the device for a number makes the GPU stand still until it has it."""
     method = case.make()
     x, y = toy(BATCH)
-    waiting = _Waiting()
+    found: list[str] = []
     for i, (phase, _) in enumerate(method.phases(STEPS)):
         step(method, x, y, phase, i / STEPS)  # the first of a phase may set something up
-        with _Unchecked(waiting), waiting:
+        with waits() as noted:
             step(method, x, y, phase, i / STEPS)
-    assert not waiting.found, (
-        f"train_step asks the device for a value, and waits for it, at {waiting.found[0]}: leave "
+        found += noted
+    assert not found, (
+        f"train_step asks the device for a value, and waits for it, at {found[0]}: leave "
         "out .item(), float(), bool() and `if` on tensors, and masks as indices"
     )
 

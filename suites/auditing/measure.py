@@ -7,6 +7,7 @@ prediction, and the peak memory of training on stacks of growing depth.
 
 from __future__ import annotations
 
+import statistics
 from typing import Any
 
 import torch
@@ -140,7 +141,4 @@ def memory_by_depth(cell: Cell) -> dict[int, int]:
 
 def slope(points: dict[int, int]) -> float:
     """Least-squares slope of the values over the keys."""
-    mean_x = sum(points) / len(points)
-    mean_y = sum(points.values()) / len(points)
-    above = sum((x - mean_x) * (y - mean_y) for x, y in points.items())
-    return above / sum((x - mean_x) ** 2 for x in points)
+    return statistics.linear_regression(list(points), list(points.values())).slope

@@ -10,6 +10,7 @@ from torch import nn
 
 from methods import Block, Blocks, BlockStyle, Task
 from methods.blocks import Pooling
+from suites.engine.registry import Registry
 
 Builder = Callable[[Task, BlockStyle, float], list[Block]]
 
@@ -174,26 +175,10 @@ def stack(name: str) -> Architecture | None:
     return Architecture(name, text, conv_stack(depth, width))
 
 
-def _stack(name: str) -> Architecture:
-    found = stack(name)
-    assert found is not None
-    return found
-
-
-class Architectures(dict[str, Architecture]):
-    """Registered architectures by name, and stacks of like blocks, which need no registration."""
-
-    def __missing__(self, name: str) -> Architecture:
-        found = stack(name)
-        if found is None:
-            raise KeyError(name)
-        return found
-
-
-ARCHITECTURES = Architectures(
-    (a.name, a)
-    for a in (
-        *map(_stack, ("mlp-2x500", "mlp-3x1000", "mlp-3x1024", "mlp-3x3000", "mlp-4x2000")),
+STACKS = ("mlp-2x500", "mlp-3x1000", "mlp-3x1024", "mlp-3x3000", "mlp-4x2000")  # shown by --list
+ARCHITECTURES = Registry(
+    (
+        *filter(None, map(stack, STACKS)),
         Architecture(
             "cnn-small",
             "conv 32, pool, conv 64, conv 128, pool, dense 256 (the image encoder of NoProp)",
@@ -245,5 +230,6 @@ ARCHITECTURES = Architectures(
             _resnet18,
             min_size=8,
         ),
-    )
+    ),
+    family=stack,
 )

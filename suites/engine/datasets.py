@@ -18,6 +18,7 @@ import torch
 from torch import Generator, Tensor
 
 from methods import Task
+from suites.engine.registry import Registry
 from suites.engine.seeds import generator
 
 Images = tuple[Tensor, Tensor]  # uint8 (N, C, H, W) and int64 (N,)
@@ -310,19 +311,8 @@ def noise(name: str) -> Dataset | None:
     return Dataset(name, n_classes, shape, load_parts, embedded=True)
 
 
-class Datasets(dict[str, Dataset]):
-    """Registered datasets by name, and noise of any shape, which needs no registration."""
-
-    def __missing__(self, name: str) -> Dataset:
-        found = noise(name)
-        if found is None:
-            raise KeyError(name)
-        return found
-
-
-DATASETS = Datasets(
-    (d.name, d)
-    for d in (
+DATASETS = Registry(
+    (
         Dataset(
             "digits", 10, (1, 8, 8), _digits, embedded=True,
             sha256="26984dcf7ade3763a42940d0834988ba79cc56871e4e9341df178fc7be889d06",
@@ -350,5 +340,6 @@ DATASETS = Datasets(
             sha256="b41e29387b788506ced6a48cea527c65d6387e1598add60c84d6995abf0b21fa",
         ),
         Dataset("svhn", 10, (3, 32, 32), _torchvision("SVHN"), folder="*_32x32.mat"),
-    )
+    ),
+    family=noise,
 )  # fmt: skip
