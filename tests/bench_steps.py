@@ -19,7 +19,7 @@ from methods import Task
 from suites.costs.timing import Work, interleaved, ratios
 from suites.engine import datasets, local
 from suites.engine.engine import use_deterministic_algorithms
-from tests.by_hand import BY_HAND, TASK, made, noise
+from tests.by_hand import STEPS, TASK, Step, made, noise
 
 CPU = torch.device("cpu")
 BATCH, REPEATS, LEAST_S = 128, 9, 0.3
@@ -32,23 +32,22 @@ def as_the_workers_do() -> None:
     use_deterministic_algorithms()
 
 
-@pytest.mark.parametrize("name", BY_HAND)
-def test_step_against_bare_torch(name: str, benchmark: Any) -> None:
+@pytest.mark.parametrize("step", STEPS, ids=str)
+def test_step_against_bare_torch(step: Step, benchmark: Any) -> None:
     """Median over interleaved repeats of (a step of ours) / (the same by hand) <= 1.25."""
     x, y = noise(BATCH)
-    by_hand, config = BY_HAND[name]
-    ours = made(name, **config)
+    ours = made(step.method, architecture=step.architecture, **step.config)
     theirs = copy.deepcopy(ours)
 
     def own(times: int) -> None:
         for _ in range(times):
-            ours.train_step(x, y, "all", PROGRESS)
+            ours.train_step(x, y, step.phase, PROGRESS)
 
     def second(times: int) -> None:
         for _ in range(times):
-            by_hand(theirs, x, y)
+            step.by_hand(theirs, x, y)
 
-    compare(benchmark, f"{name}: step / by hand", own, second, most=1.25)
+    compare(benchmark, f"{step}: step / by hand", own, second, most=1.25)
 
 
 def compare(

@@ -1,0 +1,77 @@
+"""Forward-Forward, all gradients written out."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tests.by_hand.common import TASK, Step, keep, layers, probabilities_less_truth
+
+
+@torch.no_grad()
+def by_hand_ff(m: Any, x: Tensor, y: Tensor) -> None:
+    config, c, n_rows = m.config, TASK.n_classes, len(y)
+    pixels = (x.flatten(1) * TASK.std[0]).add_(TASK.mean[0])
+    rest = pixels[:, c:]
+    squares = rest.square().sum(1, keepdim=True)
+    (w0, b0), *others = layers(m)
+    product = rest @ w0[:, c:].T
+
+    def normalised(h: Tensor) -> Tensor:
+        rms = torch.linalg.vector_norm(h, dim=1, keepdim=True) / math.sqrt(h.shape[1])
+        return h / rms.add_(1e-8)
+
+    def scale(of_label: float) -> Tensor:
+        return 1 / ((squares + of_label) / pixels.shape[1]).sqrt_().add_(1e-8)
+
+    neutral = (product + w0[:, :c].mean(1)).mul_(scale(1 / c)).add_(b0).relu_()
+    state, states = normalised(neutral), []
+    for w, b in others:
+        state = normalised(torch.addmm(b, state, w.T).relu_())
+        states.append(state)
+    joined, head = torch.cat(states, 1), m.aux["readout"]
+    scores = torch.addmm(head.bias, joined, head.weight.T)
+    g = probabilities_less_truth(scores, y)
+    keep(head.weight, g.T @ joined)
+    keep(head.bias, g.sum(0))
+
+    p = scores.scatter(1, y[:, None], -torch.inf).softmax(1)
+    wrong = (p / torch.empty_like(p).exponential_(generator=m.rng)).argmax(1)
+    labels = torch.cat([y, wrong])
+    gain = scale(1.0).repeat(2, 1)
+    a = (product.repeat(2, 1) + w0[:, :c].T[labels]).mul_(gain).add_(b0)
+    for l, (w, b) in enumerate(layers(m)):
+        if l:
+            a = torch.addmm(b, state, w.T)
+        h = a.relu_()
+        n = h.shape[1]
+        length = torch.linalg.vector_norm(h, dim=1, keepdim=True)
+        goodness = length.square()
+        push = torch.cat([-torch.sigmoid(n - goodness[:n_rows]),
+                          torch.sigmoid(goodness[n_rows:] - n)])  # fmt: skip
+        running = m.get_buffer(f"peer_mean_{l}")
+        running.mul_(0.9).add_(h[:n_rows].mean(0), alpha=0.1)
+        g = h * push.mul_(2 / n_rows)
+        g[:n_rows] -= (running.mean() - running) * (2 * config.peer / n_rows)
+        keep(b, g.sum(0))
+        if l:
+            keep(w, g.T @ state)
+        else:
+            g *= gain
+            gradient = torch.empty_like(w)
+            torch.mm((g[:n_rows] + g[n_rows:]).T, rest, out=gradient[:, c:])
+            one_hot = F.one_hot(labels, c).to(g.dtype)
+            gradient[:, :c] = g.T @ one_hot
+            keep(w, gradient)
+        state = h / (length / math.sqrt(n)).add_(1e-8)
+    m.optimizer.step()
+    m.readout_optimizer.step()
+
+
+STEPS = [
+    Step("ff", by_hand_ff),
+]
