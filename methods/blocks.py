@@ -144,7 +144,8 @@ def rms_norm(x: Tensor, eps: float = 1e-8) -> Tensor:
     Source: Hinton 2022 (arXiv 2212.13345), released code: no mean subtraction, no gain, no bias.
     """
     dims = tuple(range(1, x.dim()))
-    return x / (x.square().mean(dim=dims, keepdim=True).sqrt() + eps)
+    length = torch.linalg.vector_norm(x, dim=dims, keepdim=True)
+    return x / (length / math.sqrt(x[0].numel()) + eps)
 
 
 def pool_until(h: Tensor, max_features: int) -> Tensor:

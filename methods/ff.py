@@ -29,12 +29,12 @@ from torch import Generator, Tensor, nn
 from methods.base import Method, Task, Traits, linear_cooldown, set_lr, trainable
 from methods.blocks import Block, Blocks, BlockStyle, rms_norm
 from methods.goodness import (
-    CHUNK_VALUES,
     Negatives,
-    goodness,
     goodness_loss,
+    images_at_once,
     optimizer,
     peer_loss,
+    summed_goodness,
     wrong_labels,
     zero_linear,
 )
@@ -152,14 +152,15 @@ class ForwardForward(Method):
         """Pre-activation of the first layer: N(x with label) W_1ᵀ + b_1.
 
         Args:
-            image: what `_image_part` returned, (B, n_1) and (B, 1).
-            label: values of the first C pixels, (B, C).
+            image: what `_image_part` returned, (..., n_1) and (..., 1).
+            label: values of the first C pixels, (..., C).
         """
         product, squares = image
         weights = _linear(self.blocks[0])
-        squares = squares + label.square().sum(1, keepdim=True)
+        squares = squares + label.square().sum(-1, keepdim=True)
         scale = 1 / ((squares / weights.in_features).sqrt() + 1e-8)
-        return scale * (product + label @ weights.weight[:, : label.shape[1]].T) + weights.bias
+        of_label = label @ weights.weight[:, : label.shape[-1]].T
+        return torch.addcmul(weights.bias, scale, product + of_label)
 
     def _neutral(self, x_part: tuple[Tensor, Tensor]) -> list[Tensor]:
         """Normalised states of all layers for the neutral label, each (B, n_l)."""
@@ -218,36 +219,26 @@ class ForwardForward(Method):
         if readout == "softmax":
             return self._readout(self._neutral(self._image_part(x)))
         widest = max(block.out_features for block in self.blocks)
-        rows = max(1, CHUNK_VALUES // (self.task.n_classes * widest))
+        rows = images_at_once(self.task.n_classes * widest, x.device)
         return torch.cat([self._goodness_per_class(part, readout) for part in x.split(rows)])
 
     def _goodness_per_class(self, x: Tensor, readout: str) -> Tensor:
         """Summed goodness under each label, (B, C): all classes in one batch."""
-        b, c = x.shape[0], self.task.n_classes
         product, squares = self._image_part(x)
-        image = (product.repeat_interleave(c, 0), squares.repeat_interleave(c, 0))
-        label = torch.eye(c, device=x.device, dtype=x.dtype).repeat(b, 1)
-        h = self.blocks[0].activation(self._first(image, label))
-        blocks = list(self.blocks)
-        skip_first = readout == "goodness" and len(blocks) > 1
-        total = torch.zeros_like(h[:, 0]) if skip_first else goodness(h)
-        for block in blocks[1:]:
-            h = block(rms_norm(h))
-            total = total + goodness(h)
-        return total.view(b, c)
+        labels = torch.eye(self.task.n_classes, device=x.device, dtype=x.dtype)
+        first = self._first((product[:, None], squares[:, None]), labels)  # (B, C, n_1)
+        h = self.blocks[0].activation(first)
+        scores = summed_goodness(self.blocks, h.flatten(0, 1), readout == "goodness_all")
+        return scores.view(h.shape[:2])
 
     def _one_pass_per_class(self, x: Tensor, readout: str) -> Tensor:
         """The same with the whole stack run once per class, as it is often written: (B, C)."""
         pixels = (x * self.std + self.mean).flatten(1)
-        blocks, scores = list(self.blocks), []
+        scores = []
         for label in torch.eye(self.task.n_classes, device=x.device, dtype=x.dtype):
-            h = torch.cat([label.expand(len(x), -1), pixels[:, len(label) :]], dim=1)
-            total = torch.zeros_like(h[:, 0])
-            for l, block in enumerate(blocks):
-                h = block(rms_norm(h))
-                if l > 0 or readout == "goodness_all" or len(blocks) == 1:
-                    total = total + goodness(h)
-            scores.append(total)
+            state = torch.cat([label.expand(len(x), -1), pixels[:, len(label) :]], dim=1)
+            h = self.blocks[0](rms_norm(state))
+            scores.append(summed_goodness(self.blocks, h, readout == "goodness_all"))
         return torch.stack(scores, dim=1)
 
     def other_ways(self, readout: str) -> dict[str, Callable[[Tensor], Tensor]]:

@@ -35,12 +35,12 @@ from torch import Generator, Tensor, nn
 from methods.base import Method, Task, Traits, linear_cooldown, set_lr, trainable
 from methods.blocks import Block, Blocks, BlockStyle, rms_norm
 from methods.goodness import (
-    CHUNK_VALUES,
     Negatives,
-    goodness,
     goodness_loss,
+    images_at_once,
     optimizer,
     peer_loss,
+    summed_goodness,
     wrong_labels,
     zero_linear,
 )
@@ -248,7 +248,7 @@ class ConvForwardForward(Method):
         if readout == "softmax":
             return self._readout(self._neutral(pixels))
         largest = max(block.out_features for block in self.blocks)
-        rows = max(1, CHUNK_VALUES // (self.task.n_classes * largest))
+        rows = images_at_once(self.task.n_classes * largest, x.device)
         return torch.cat([self._goodness_per_class(p, readout) for p in pixels.split(rows)])
 
     def _goodness_per_class(self, pixels: Tensor, readout: str) -> Tensor:
@@ -259,14 +259,8 @@ class ConvForwardForward(Method):
 
     def _goodness(self, pixels: Tensor, y: Tensor, readout: str) -> Tensor:
         """Summed goodness of each image under its label, (B,)."""
-        state = self._labelled(pixels, y)
-        total = state.new_zeros(len(y))
-        for l, block in enumerate(self.blocks):
-            h = block(state)
-            if l > 0 or readout == "goodness_all" or len(self.blocks) == 1:
-                total = total + goodness(h) / _positions(h)
-            state = rms_norm(h)
-        return total
+        h = self.blocks[0](self._labelled(pixels, y))
+        return summed_goodness(self.blocks, h, readout == "goodness_all")
 
     def _one_pass_per_class(self, x: Tensor, readout: str) -> Tensor:
         """The same as `logits`, one class after another, as it is often written: (B, C)."""

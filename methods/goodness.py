@@ -8,6 +8,7 @@ it reads activities of any shape, (B, ...): dense layers and feature maps alike.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -15,17 +16,49 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from methods.base import adamw
+from methods.blocks import Blocks
 
 Negatives = Literal["hard", "uniform"]
 
-# Class-batched prediction works on chunks of at most this many activations (32 MB): larger
-# blocks of memory go back to the system after every operation and are faulted in again.
-CHUNK_VALUES = 8_000_000
+
+def images_at_once(values: int, device: torch.device) -> int:
+    """How many images class-batched prediction takes at once.
+
+    Args:
+        values: activations of one image under all labels in its largest layer.
+        device: on a CPU a layer of them shall fit the cache, 4 MB; elsewhere, where starting an
+            operation is what costs, 1 GB.
+    """
+    most = 1_000_000 if device.type == "cpu" else 250_000_000
+    return max(1, most // values)
 
 
 def goodness(h: Tensor) -> Tensor:
     """Sum of squares of each sample's activities, (B,)."""
     return h.square().flatten(1).sum(1)
+
+
+def summed_goodness(blocks: Blocks, h: Tensor, first: bool) -> Tensor:
+    """Goodness by position, summed over layers: the score of the label in the input, (B,).
+
+    Args:
+        h: activities of the first layer, (B, ...).
+        first: whether its goodness counts, too; where it is the only layer, it does.
+    """
+    total = h.new_zeros(())
+    for l, block in enumerate(blocks):
+        if l > 0:
+            h = block(h)
+        # the length gives the goodness and the next layer's input: the activities are read once
+        values = h[0].numel()
+        exact = torch.promote_types(h.dtype, torch.float32)  # scores of bf16 activities, too
+        length = torch.linalg.vector_norm(h.flatten(1), dim=1, dtype=exact)
+        if l > 0 or first or len(blocks) == 1:
+            total = total + length.square() / (values / len(h[0]))
+        if l < len(blocks) - 1:
+            rms = (length / math.sqrt(values)).to(h.dtype) + 1e-8
+            h = h / rms.view(-1, *[1] * (h.dim() - 1))
+    return total
 
 
 def goodness_loss(positive: Tensor, negative: Tensor, temperature: float = 1.0) -> Tensor:

@@ -237,7 +237,8 @@ class HFF(Method):
             if l >= first:
                 head = self._head(l)
                 scores = scores + head.scale * head(read)
-            x = self._between(h)
+            if l < last:
+                x = self._between(h)
         return scores
 
     def features(self, x: Tensor) -> list[Tensor]:

@@ -135,7 +135,7 @@ def test_neutral_input_prefers_no_class(kind: str) -> None:
 def test_batched_prediction_is_the_loop_over_classes(
     kind: str, readout: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("methods.ff_conv.CHUNK_VALUES", 3000)  # several chunks
+    monkeypatch.setattr("methods.ff_conv.images_at_once", lambda *_: 2)  # several chunks
     method = conv(kind)
     x, pixels, _ = images(9)
     columns = []
