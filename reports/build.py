@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import gc
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -150,7 +151,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     args = _parser().parse_args(argv)
     try:
-        paths = build(args.suite, Store(args.results_dir), args.report_dir)
+        with without_collector():
+            paths = build(args.suite, Store(args.results_dir), args.report_dir)
+            gc.freeze()  # the process ends here: nobody needs to walk over 100,000 records
     except ReportError as error:
         print(f"reports.build: {_one_line(str(error))}", file=sys.stderr)
         return 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from reports.table import Table
@@ -20,7 +21,19 @@ def to_frame(table: Table) -> DataFrame:
     """Lines in the order of the table; metrics are named split.readout.metric, as in the record."""
     import pandas  # half a second that a look at --help need not wait for
 
-    lines: list[dict[str, Any]] = []
+    first = [
+        "suite", "row", "method", "column", "dataset", "architecture", "seed", "status", "reason",
+        "stale", "key", "headline",
+    ]  # fmt: skip
+    found = by_column(_lines(table))
+    last = ["epochs_run", "started_at", "finished_at", "command", "code_sha", "git_commit"]
+    measured = sorted(found.keys() - {*first, *last})
+    frame = pandas.DataFrame(found, columns=[*first, *measured, *last])
+    whole = [name for name in ("seed", "epochs_run") if name in frame]
+    return frame.astype(dict.fromkeys(whole, "Int64") | {"stale": "boolean"})
+
+
+def _lines(table: Table) -> Iterator[dict[str, Any]]:
     for row in table.rows:
         for column in table.columns:
             cell = table.cell(row, column)
@@ -33,7 +46,7 @@ def to_frame(table: Table) -> DataFrame:
                 "architecture": column.architecture,
             }
             if not cell.runs:
-                lines.append({**place, "status": cell.state, "reason": cell.reason})
+                yield {**place, "status": cell.state, "reason": cell.reason}
             for run in cell.runs:
                 line = {
                     **place,
@@ -46,20 +59,10 @@ def to_frame(table: Table) -> DataFrame:
                 }
                 for name in ("code_sha", "started_at", "finished_at", "command"):
                     line[name] = (run.record or {}).get(name)
-                lines.append(line)
                 if run.record:
                     line["epochs_run"] = len(run.record["curves"].get("epoch", ()))
                     line["git_commit"] = run.record["environment"].get("git_commit")
                     for group in ("metrics", "timings", "memory", "cost", "speed", "audit"):
                         values = run.record.get(group) or {}
                         flatten(values, "" if group == "metrics" else f"{group}.", line)
-    first = [
-        "suite", "row", "method", "column", "dataset", "architecture", "seed", "status", "reason",
-        "stale", "key", "headline",
-    ]  # fmt: skip
-    found = by_column(lines)
-    last = ["epochs_run", "started_at", "finished_at", "command", "code_sha", "git_commit"]
-    measured = sorted(found.keys() - {*first, *last})
-    frame = pandas.DataFrame(found, columns=[*first, *measured, *last])
-    whole = [name for name in ("seed", "epochs_run") if name in frame]
-    return frame.astype(dict.fromkeys(whole, "Int64") | {"stale": "boolean"})
+                yield line
