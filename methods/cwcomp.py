@@ -71,7 +71,10 @@ class CwComp(LocalScores):
 
     def _scores(self, h: Tensor, l: int) -> Tensor:
         """G_l, (B, C), from the activities of block l."""
-        squares = h.square() if h.dim() == 2 else h.square().mean((2, 3))
+        if h.dim() == 2:
+            return h.square() @ self.get_buffer(f"groups_{l}")
+        maps = h.flatten(2)
+        squares = torch.linalg.vector_norm(maps, dim=2).square() / maps.shape[2]
         return squares @ self.get_buffer(f"groups_{l}")
 
 

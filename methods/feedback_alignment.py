@@ -40,15 +40,19 @@ class LinearProduct(torch.autograd.Function):
     """x Wᵀ + b, with the gradient to x through B in place of W."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, back: Tensor) -> Tensor:
-        ctx.save_for_backward(x, back)
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, feedback: Feedback
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.feedback = feedback
         return F.linear(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, delta: Tensor) -> Any:
-        x, back = ctx.saved_tensors
+        x, weight = ctx.saved_tensors
         to_x, _, to_bias, _ = ctx.needs_input_grad
-        return delta @ back if to_x else None, delta.T @ x, delta.sum(0) if to_bias else None, None
+        back = delta @ ctx.feedback(weight) if to_x else None
+        return back, delta.T @ x, delta.sum(0) if to_bias else None, None
 
 
 class ConvProduct(torch.autograd.Function):
@@ -56,17 +60,19 @@ class ConvProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, back: Tensor, *how: Any
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, feedback: Feedback, *how: Any
     ) -> Tensor:
-        ctx.save_for_backward(x, back)
+        ctx.save_for_backward(x, weight)
+        ctx.feedback = feedback
         ctx.how = how  # stride, padding, dilation, groups
         return F.conv2d(x, weight, bias, *how)
 
     @staticmethod
     def backward(ctx: Any, delta: Tensor) -> Any:
-        x, back = ctx.saved_tensors
-        stride, padding, dilation, groups = ctx.how
+        x, weight = ctx.saved_tensors
         # of the three gradients only the one to x depends on the kernel
+        back = ctx.feedback(weight) if ctx.needs_input_grad[0] else weight
+        stride, padding, dilation, groups = ctx.how
         gradients = torch.ops.aten.convolution_backward(
             delta, x, back, [back.shape[0]], stride, padding, dilation, False, [0, 0], groups,
             list(ctx.needs_input_grad[:3]),
@@ -105,7 +111,7 @@ class FeedbackLinear(nn.Linear):
         self.weight, self.bias = layer.weight, layer.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        return LinearProduct.apply(x, self.weight, self.bias, self.feedback(self.weight))
+        return LinearProduct.apply(x, self.weight, self.bias, self.feedback)
 
 
 class FeedbackConv2d(nn.Conv2d):
@@ -119,7 +125,7 @@ class FeedbackConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         how = (self.stride, self.padding, self.dilation, self.groups)
-        return ConvProduct.apply(x, self.weight, self.bias, self.feedback(self.weight), *how)
+        return ConvProduct.apply(x, self.weight, self.bias, self.feedback, *how)
 
 
 def give_feedback(module: nn.Module, signs: bool) -> None:

@@ -30,10 +30,10 @@ from methods.base import Method, Task, Traits, linear_cooldown, set_lr, trainabl
 from methods.blocks import Block, Blocks, BlockStyle, rms_norm
 from methods.goodness import (
     Negatives,
-    goodness_loss,
+    goodness_gradient,
     images_at_once,
     optimizer,
-    peer_loss,
+    peer_gradient,
     summed_goodness,
     wrong_labels,
     zero_linear,
@@ -201,14 +201,14 @@ class ForwardForward(Method):
         for l, block in enumerate(self.blocks):
             if l > 0:
                 a = block.weights(state)
-            h = block.activation(a)
+            h = block.activation(a.detach())
             temperature = 1.0 if config.goodness == "sum" else float(block.out_features)
-            loss = goodness_loss(h[:b], h[b:], temperature)
+            loss, gradient = goodness_gradient(h, temperature)
             # peer normalisation in proportion to the gradient of the loss, whatever the steepness
-            peer = peer_loss(peer_means[l], a[:b], h[:b], config.peer / temperature)
-            (loss + peer).backward()
-            total += loss.detach()
-            state = rms_norm(h.detach())
+            gradient[:b] += peer_gradient(peer_means[l], h[:b], config.peer / temperature)
+            a.backward(gradient)
+            total += loss
+            state = rms_norm(h)
         self.optimizer.step()
         self.readout_optimizer.step()
         return {"loss": total / len(self.blocks), "readout_loss": readout_loss.detach()}

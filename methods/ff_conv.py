@@ -33,13 +33,13 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from methods.base import Method, Task, Traits, linear_cooldown, set_lr, trainable
-from methods.blocks import Block, Blocks, BlockStyle, rms_norm
+from methods.blocks import Block, Blocks, BlockStyle, rms, rms_norm
 from methods.goodness import (
     Negatives,
-    goodness_loss,
+    goodness_gradient,
     images_at_once,
     optimizer,
-    peer_loss,
+    peer_gradient,
     summed_goodness,
     wrong_labels,
     zero_linear,
@@ -212,19 +212,18 @@ class ConvForwardForward(Method):
         readout_loss.backward()
 
         wrong = wrong_labels(y, scores.detach(), config.negatives, self.rng)
-        state = torch.cat([self._labelled(pixels, y), self._labelled(pixels, wrong)])
+        h = torch.cat([self._labelled(pixels, y), self._labelled(pixels, wrong)])
         self.optimizer.zero_grad()
         total = x.new_zeros(())
         for l, block in enumerate(self.blocks):
-            a = block(state, activate=False)
-            h = block.activation(a)
+            a = block(h, _divided_by(rms(h)), activate=False)
+            h = block.activation(a.detach())
             temperature = float(_positions(h))
-            loss = goodness_loss(h[:b], h[b:], temperature)
+            loss, gradient = goodness_gradient(h, temperature)
             running = self.get_buffer(f"peer_mean_{l}")
-            peer = peer_loss(running, a[:b], h[:b], config.peer / temperature)
-            (loss + peer).backward()
-            total += loss.detach()
-            state = rms_norm(h.detach())
+            gradient[:b] += peer_gradient(running, h[:b], config.peer / temperature)
+            a.backward(gradient)
+            total += loss
         self.optimizer.step()
         self.readout_optimizer.step()
         return {"loss": total / len(self.blocks), "readout_loss": readout_loss.detach()}
@@ -321,6 +320,11 @@ def _widen_input(block: Block, planes: int) -> None:
     channels, height, width = block.in_shape
     block.in_shape = (channels + planes, height, width)
     block.weights = nn.Conv2d(channels + planes, old.out_channels, kernel_size=3, padding=1)
+
+
+def _divided_by(lengths: Tensor) -> Callable[[Tensor], Tensor]:
+    """For after the pooling, which leaves less to divide and does not care."""
+    return lambda pooled: pooled / lengths
 
 
 def _positions(h: Tensor) -> int:

@@ -8,7 +8,6 @@ it reads activities of any shape, (B, ...): dense layers and feature maps alike.
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
@@ -34,8 +33,9 @@ def images_at_once(values: int, device: torch.device) -> int:
 
 
 def goodness(h: Tensor) -> Tensor:
-    """Sum of squares of each sample's activities, (B,)."""
-    return h.square().flatten(1).sum(1)
+    """Sum of squares of each sample's activities, (B,), in float32 at least."""
+    exact = torch.promote_types(h.dtype, torch.float32)
+    return torch.linalg.vector_norm(h.flatten(1), dim=1, dtype=exact).square()
 
 
 def summed_goodness(blocks: Blocks, h: Tensor, first: bool) -> Tensor:
@@ -49,49 +49,57 @@ def summed_goodness(blocks: Blocks, h: Tensor, first: bool) -> Tensor:
     for l, block in enumerate(blocks):
         if l > 0:
             h = block(h)
-        # the length gives the goodness and the next layer's input: the activities are read once
-        values = h[0].numel()
-        exact = torch.promote_types(h.dtype, torch.float32)  # scores of bf16 activities, too
-        length = torch.linalg.vector_norm(h.flatten(1), dim=1, dtype=exact)
+        values, g = h[0].numel(), goodness(h)
         if l > 0 or first or len(blocks) == 1:
-            total = total + length.square() / (values / len(h[0]))
+            total = total + g / (values / len(h[0]))
         if l < len(blocks) - 1:
-            rms = (length / math.sqrt(values)).to(h.dtype) + 1e-8
+            # rms_norm(h), from the goodness that is known
+            rms = (g / values).sqrt().to(h.dtype) + 1e-8
             h = h / rms.view(-1, *[1] * (h.dim() - 1))
     return total
 
 
-def goodness_loss(positive: Tensor, negative: Tensor, temperature: float = 1.0) -> Tensor:
-    """softplus((n − G(+)) / T) + softplus((G(−) − n) / T), mean over the batch.
+def goodness_gradient(h: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """The loss of a layer, and its gradient with respect to the pre-activations, shaped as h.
+
+        L = softplus((n − G(+)) / T) + softplus((G(−) − n) / T), mean over the pairs
+        dL/da = −(2/BT) σ((n − G) / T) h on positives, (2/BT) σ((G − n) / T) h on negatives
+
+    In closed form, as the released code has it: autograd would pass over the activities several
+    times as often. Where a unit is off, h = 0 gates the gradient as the ReLU does.
 
     Args:
-        positive, negative: activities after the ReLU, (B, ...), n values a sample.
+        h: activities after the ReLU, n values a sample: B positives, then B negatives, (2B, ...).
         temperature: T. 1: the sum of squares against n. n: their mean against 1, the same boundary,
             n times less steep. (A mean against 2, as some code has it, is another rule.)
     """
-    n = positive[0].numel()
-    up = F.softplus((n - goodness(positive)) / temperature)
-    down = F.softplus((goodness(negative) - n) / temperature)
-    return (up + down).mean()
+    g, n, b = goodness(h), h[0].numel(), len(h) // 2
+    excess = torch.cat([n - g[:b], g[b:] - n]) / temperature
+    push = torch.sigmoid(excess) * (2 / (b * temperature))
+    push[:b].neg_()
+    gradient = h * push.to(h.dtype).view(-1, *[1] * (h.dim() - 1))
+    return F.softplus(excess).sum() / b, gradient
 
 
-def peer_loss(running: Tensor, a: Tensor, h: Tensor, strength: float) -> Tensor:
+def peer_gradient(running: Tensor, h: Tensor, strength: float) -> Tensor:
     """Peer normalisation: pulls the mean activity of each unit towards the layer's mean.
 
-    Its gradient with respect to a_j is −2λ (mean_k m_k − m_j) for each sample. It acts on the
+    Its gradient with respect to a_j is −2λ (mean_k m_k − m_j) / B for each sample. It acts on the
     pre-activation, not behind the ReLU, so that it can revive units that are never active. Twice
     λ, because the released gradient of the goodness leaves out the factor 2 of d(h²)/dh. Units of
     one feature map count as one: they share their weights.
 
     Args:
         running: m, running mean activity of each unit or channel, (n,); updated in place.
-        a, h: pre-activations and activities of the positives, (B, n) or (B, n, H, W).
+        h: activities of the positives, (B, n) or (B, n, H, W).
         strength: λ.
+
+    Returns:
+        The gradient of one sample, (n,) or (n, 1, 1).
     """
-    positions = [0, *range(2, h.dim())]
-    running.mul_(0.9).add_(h.detach().mean(positions), alpha=0.1)
-    pull = (running.mean() - running).view(1, -1, *[1] * (a.dim() - 2))
-    return -2 * strength * (pull * a).flatten(1).sum(1).mean()
+    running.mul_(0.9).add_(h.mean([0, *range(2, h.dim())]), alpha=0.1)
+    pull = (running.mean() - running) * (-2 * strength / len(h))
+    return pull.view(-1, *[1] * (h.dim() - 2))
 
 
 def wrong_labels(y: Tensor, scores: Tensor, negatives: Negatives, rng: Generator) -> Tensor:

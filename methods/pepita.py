@@ -65,7 +65,7 @@ class Pepita(Method):
         nn.init.uniform_(projection.weight, -bound, bound)
         self.aux["projection"] = projection.requires_grad_(False)
         # the rule writes its updates into .grad; the optimizer adds momentum
-        self.optimizer = torch.optim.SGD(trainable(self), config.lr, config.momentum)
+        self.optimizer = torch.optim.SGD(trainable(self), config.lr, config.momentum, fused=True)
 
     @classmethod
     def style(cls, config: Any) -> BlockStyle:

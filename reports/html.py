@@ -311,4 +311,6 @@ def _protocol(columns: tuple[Column, ...]) -> dict[str, Any]:
 def _value(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
     return count(value) if isinstance(value, int) else str(value)

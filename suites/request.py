@@ -21,6 +21,7 @@ from results.store import Plan
 from suites.engine.architectures import ARCHITECTURES
 from suites.engine.cell import Cell, Protocol
 from suites.engine.datasets import DATASETS, bare_task
+from suites.engine.execution import CHOICES
 from suites.engine.precision import PRECISIONS
 from suites.suite import Profile, RequestError, Row, Suite, choose, everywhere, rows_of
 
@@ -60,6 +61,7 @@ def expand(
     seeds: int | None = None,
     epochs: int | None = None,
     precision: str | None = None,
+    execution: Sequence[str] | None = None,
     extra_methods: Sequence[str] = (),
     audit: bool = False,
     device: str = "cpu",
@@ -70,7 +72,7 @@ def expand(
         methods: row ids or names of methods; datasets, architectures: names; None for the
             profile's own.
         seeds: number of seeds, 0 to seeds − 1.
-        epochs, precision: replace every protocol's own.
+        epochs, precision, execution: replace every protocol's own.
         extra_methods: methods that the user brought, shown below the suite's own.
         audit: also measure the locality of every method on every architecture of the table.
         device: "cpu" or "cuda", which is part of what a cost means.
@@ -88,10 +90,14 @@ def expand(
     rows = _chosen_rows(suite, profile, methods, extra_methods)
     data_names = _named("dataset", datasets, DATASETS) or profile.datasets
     arch_names = _named("architecture", architectures, ARCHITECTURES) or profile.architectures
-    if precision is not None:
-        choose("precision", [precision], PRECISIONS)
-        if suite.kind == "audit":
-            raise RequestError(f"--precision: {suite.name!r} compares bits, in float32")
+    for name, choices, known in (
+        ("precision", None if precision is None else [precision], list(PRECISIONS)),
+        ("execution", execution, list(CHOICES)),
+    ):
+        if choices is not None:
+            choose(name, choices, known)
+            if suite.kind == "audit":
+                raise RequestError(f"--{name}: {suite.name!r} compares bits, in plain float32")
     if suite.kind == "cost" and (datasets or architectures):
         # a budget thins out its own places; those that the user names are all meant
         profile = dataclasses.replace(profile, wanted=everywhere)
@@ -103,7 +109,10 @@ def expand(
             f"{len(arch_names)} architectures, {n_seeds} seeds); at most {MOST_CELLS} at a time"
         )
 
-    changed: dict[str, Any] = {"epochs": epochs, "precision": precision}
+    changed: dict[str, Any] = {
+        "epochs": epochs, "precision": precision,
+        "execution": None if execution is None else tuple(sorted(set(execution))),
+    }  # fmt: skip
     changed = {name: value for name, value in changed.items() if value is not None}
     places = list(_places(suite, profile, rows, data_names, arch_names, changed))
     wanted: list[Wanted] = []
@@ -220,11 +229,9 @@ def _places(
             if len(protocols) > 1:
                 column["id"] += f", batch {protocol.batch_size}"
             if suite.kind == "train":
-                column["protocol"] = dataclasses.asdict(protocol)
+                column["protocol"] = protocol.as_dict()
             elif suite.kind == "cost":
-                column["protocol"] = {
-                    "batch_size": protocol.batch_size, "precision": protocol.precision,
-                }  # fmt: skip
+                column["protocol"] = protocol.cost()
                 column["axes"] = _axes(dataset, architecture, protocol)
             yield _Place(dataset, architecture, protocol, column, present)
 
@@ -266,6 +273,7 @@ def _changes(
         for text, differs in (
             (f"{changed.get('epochs')} epochs", "epochs" in changed),
             (str(changed.get("precision")), "precision" in changed),
+            (", ".join(changed.get("execution", ())), "execution" in changed),
             (f"{seeds} seeds", seeds not in (None, profile.seeds)),
             (", ".join(datasets or ()), datasets and set(datasets) != set(profile.datasets)),
             (

@@ -34,6 +34,7 @@ from suites import (
 )
 from suites.engine import datasets, local
 from suites.engine.datasets import DatasetError
+from suites.engine.execution import CHOICES
 from suites.engine.trial import Job
 from suites.progress import Display
 from suites.request import Request, Wanted, expand
@@ -136,6 +137,13 @@ def parser() -> argparse.ArgumentParser:
         "--precision",
         metavar="NAME",
         help="of products: float32, or bf16 (automatic mixed precision), instead of the profile's",
+    )
+    what.add_argument(
+        "--execution",
+        nargs="+",
+        metavar="NAME",
+        help="choices that change speed, memory and rounding: "
+        + "; ".join(f"{name} ({meaning})" for name, meaning in CHOICES.items()),
     )
     what.add_argument(
         "--audit",
@@ -247,6 +255,7 @@ def resolve(
         seeds=args.seeds,
         epochs=args.epochs,
         precision=args.precision,
+        execution=args.execution,
         extra_methods=extra_methods,
         audit=args.audit,
         device=device,

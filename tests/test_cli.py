@@ -55,6 +55,8 @@ def refused(
         (["table1", "--workers", "0"], ["--workers", "at least 1"]),
         (["table1", "--precision", "int8"], ["precision 'int8'", "float32, bf16"]),
         (["audit", "--precision", "bf16"], ["--precision", "'audit'"]),
+        (["table2", "--execution", "compiled"], ["execution 'compiled'", "did you mean 'compile'"]),
+        (["audit", "--execution", "compile"], ["--execution", "'audit'"]),
         (["table2", "--workers", "2"], ["--workers 2", "'table2'", "one cell at a time"]),
         (["table2", "--epochs", "2"], ["--epochs", "'table2'"]),
         (["table2", "--datasets", "noise-3x3-c4"], ["unknown dataset"]),

@@ -32,6 +32,7 @@ from suites.costs.timing import Timed, Work, interleaved, latencies, ratios, sum
 from suites.engine import datasets
 from suites.engine.cell import Cell, Protocol
 from suites.engine.datasets import Data
+from suites.engine.execution import carry_out, uncompiled
 from suites.engine.memory import PeakMemory, peak_bytes
 from suites.engine.passes import count_passes
 from suites.engine.seeds import generator
@@ -146,7 +147,7 @@ class Contestant:
         if batch > len(data.train[1]):
             raise ValueError(f"{cell.dataset} has {len(data.train[1])} images, a batch {batch}")
         self._data, self._device = data, device
-        self.method: Method = cell.build(data.task, device)
+        self.method = carry_out(cell.build(data.task, device), cell.protocol.execution)
         phases = [n / PHASE_SAMPLE for _, n in self.method.phases(PHASE_SAMPLE) if n]
         self._shares = phases
         self._epochs = EPOCHS * len(phases)
@@ -186,6 +187,7 @@ class Contestant:
         """What a prediction of one image runs: passes through the stack, and FLOPs."""
         with (
             torch.no_grad(),
+            uncompiled(),
             count_passes(self.method) as passes,
             FlopCounterMode(display=False) as flops,
         ):

@@ -15,6 +15,7 @@ from results.record import cell_key
 from suites.engine import sources
 from suites.engine.architectures import ARCHITECTURES
 from suites.engine.datasets import AUGMENTATIONS, DATASETS
+from suites.engine.execution import CHOICES
 from suites.engine.precision import PRECISIONS
 from suites.engine.seeds import derive_seed, generator
 
@@ -35,6 +36,7 @@ class Protocol:
     selection: str = "last"  # the weights after the last epoch; no epoch is picked by accuracy
     eval_draws: int = 5  # test predictions of a stochastic method are averaged over this many runs
     precision: str = "float32"  # or "bf16", see precision.py
+    execution: tuple[str, ...] = ()  # choices of execution.py, in alphabetical order
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -48,6 +50,20 @@ class Protocol:
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}: {', '.join(known)}")
+        if list(self.execution) != sorted(set(self.execution) & set(CHOICES)):
+            raise ValueError(f"execution is some of {', '.join(CHOICES)}, in this order")
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields; an execution without choices is left out, as in keys of before it."""
+        fields = dict(vars(self))
+        if not fields["execution"]:
+            del fields["execution"]
+        return _plain(fields)
+
+    def cost(self) -> dict[str, Any]:
+        """The fields that a cost depends on."""
+        names = ("batch_size", "precision", "execution")
+        return {name: value for name, value in self.as_dict().items() if name in names}
 
 
 @dataclass(frozen=True)
@@ -95,13 +111,9 @@ class Cell:
         """All that can change the numbers, and nothing else: what the key is the hash of."""
         protocol: dict[str, Any] = {}
         if self.kind == "train":
-            protocol = dict(vars(self.protocol))
+            protocol = self.protocol.as_dict()
         elif self.kind == "cost":
-            protocol = {
-                "batch_size": self.protocol.batch_size,
-                "precision": self.protocol.precision,
-                "device": self.device,
-            }
+            protocol = {**self.protocol.cost(), "device": self.device}
         return {
             "kind": self.kind,
             "version": VERSIONS[self.kind],
@@ -158,7 +170,7 @@ class Cell:
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as lists, as JSON will have them."""
+    """The same with tuples as lists, as JSON will have them."""
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value

@@ -52,6 +52,7 @@ ROOTS = {
 FOLLOWED = (
     "methods.", "suites.auditing.", "suites.costs.", "suites.engine.architectures",
     "suites.engine.clock", "suites.engine.datasets", "suites.engine.evaluation",
+    "suites.engine.execution",
     "suites.engine.memory", "suites.engine.passes", "suites.engine.prefix", "suites.engine.seeds",
     "suites.engine.training",
 )  # fmt: skip

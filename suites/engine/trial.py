@@ -26,6 +26,7 @@ from suites.engine.cell import Cell
 from suites.engine.checkpoint import Checkpoint, Progress, UnusableCheckpoint
 from suites.engine.clock import Clock
 from suites.engine.datasets import Data
+from suites.engine.execution import carry_out
 from suites.engine.memory import PeakMemory
 from suites.engine.training import Training
 
@@ -86,12 +87,12 @@ class Trial:
         self.cost = counts.count(self.cell, data, self.device)
 
         peak = PeakMemory(self.device)
-        method = self.cell.build(data.task, self.device)
+        method = self._build(data)
         try:
             saved = self.checkpoint.load(method)
         except UnusableCheckpoint as event:
             self.warnings.append(f"checkpoint set aside, the cell starts anew: {event}")
-            saved, method = None, self.cell.build(data.task, self.device)
+            saved, method = None, self._build(data)
         if saved is not None:
             self.progress = saved
         self.progress.sessions += 1
@@ -105,6 +106,10 @@ class Trial:
             self.checkpoint.save(method, self.progress)  # reading the test set may take long, too
         with self._saving_when_stopped(method):
             self._test(method, data)
+
+    def _build(self, data: Data) -> Method:
+        method = self.cell.build(data.task, self.device)
+        return carry_out(method, self.cell.protocol.execution)
 
     @contextlib.contextmanager
     def _saving_when_stopped(self, method: Method) -> Iterator[None]:

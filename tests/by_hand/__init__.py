@@ -5,14 +5,25 @@ what the rules cost over it. Where gradients are written out there is no autogra
 uses it for what nobody writes out (batch norm, convolutions).
 """
 
-from tests.by_hand import class_scores, end_to_end, forward_forward, local_losses
+from tests.by_hand import (
+    channels,
+    class_scores,
+    denoising,
+    end_to_end,
+    feedback,
+    forward_forward,
+    local_losses,
+)
 from tests.by_hand.common import TASK, Step, made, noise
 
 STEPS: list[Step] = [
     *end_to_end.STEPS,
+    *feedback.STEPS,
     *class_scores.STEPS,
+    *channels.STEPS,
     *forward_forward.STEPS,
     *local_losses.STEPS,
+    *denoising.STEPS,
 ]
 
 __all__ = ["STEPS", "TASK", "Step", "made", "noise"]

@@ -33,7 +33,8 @@ class Step:
 
     def __str__(self) -> str:
         settings = ", ".join(f"{k}={v}" for k, v in self.config.items())
-        return f"{self.method}({settings}) on {self.architecture}"
+        phase = "" if self.phase == "all" else f", {self.phase}"
+        return f"{self.method}({settings}) on {self.architecture}{phase}"
 
 
 def made(name: str, task: Task = TASK, architecture: str = "mlp-3x1000", **config: Any) -> Method:

@@ -1,13 +1,16 @@
-"""Rules whose error starts at the output, all gradients written out."""
+"""Rules whose error starts at the output; gradients of fully connected layers are written out."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tests.by_hand.common import Step, keep, layers, probabilities_less_truth
+from tests.by_hand.convolutions import normed, pooled
 
 
 def forward(m: Any, x: Tensor, y: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -21,16 +24,35 @@ def forward(m: Any, x: Tensor, y: Tensor) -> tuple[list[Tensor], Tensor]:
     return states, g
 
 
-@torch.no_grad()
-def by_hand_backprop(m: Any, x: Tensor, y: Tensor) -> None:
+def returning(m: Any, x: Tensor, y: Tensor, ways_back: list[Tensor]) -> None:
+    """The error goes back through one matrix a layer, the classifier's last."""
     states, g = forward(m, x, y)
-    g = (g @ m.classifier.weight).mul_(states[-1] > 0)
     for l, (w, b) in reversed(list(enumerate(layers(m)))):
+        g = (g @ ways_back[l + 1]).mul_(states[l + 1] > 0)
         keep(w, g.T @ states[l])
         keep(b, g.sum(0))
-        if l:
-            g = (g @ w).mul_(states[l] > 0)
     m.optimizer.step()
+
+
+def linear_layers(m: Any) -> list[Any]:
+    return [*(block.weights for block in m.blocks), m.classifier]
+
+
+@torch.no_grad()
+def by_hand_backprop(m: Any, x: Tensor, y: Tensor) -> None:
+    returning(m, x, y, [layer.weight for layer in linear_layers(m)])
+
+
+@torch.no_grad()
+def by_hand_fa(m: Any, x: Tensor, y: Tensor) -> None:
+    returning(m, x, y, [layer.feedback.fixed for layer in linear_layers(m)])
+
+
+@torch.no_grad()
+def by_hand_usf(m: Any, x: Tensor, y: Tensor) -> None:
+    first, *others = [layer.weight for layer in linear_layers(m)]  # nothing returns to the image
+    signs = [w.sign().mul_(1 / math.sqrt(3 * w.shape[1])) for w in others]
+    returning(m, x, y, [first, *signs])
 
 
 @torch.no_grad()
@@ -43,7 +65,18 @@ def by_hand_dfa(m: Any, x: Tensor, y: Tensor) -> None:
     m.optimizer.step()
 
 
+def by_hand_backprop_convolutions(m: Any, x: Tensor, y: Tensor) -> None:
+    for block in m.blocks:
+        x = F.relu_(normed(block, pooled(block, x)))
+    m.optimizer.zero_grad()
+    F.cross_entropy(F.linear(x, m.classifier.weight, m.classifier.bias), y).backward()
+    m.optimizer.step()
+
+
 STEPS = [
     Step("backprop", by_hand_backprop),
+    Step("backprop", by_hand_backprop_convolutions, architecture="cnn-small"),
+    Step("fa", by_hand_fa),
+    Step("usf", by_hand_usf),
     Step("dfa", by_hand_dfa),
 ]

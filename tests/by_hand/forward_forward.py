@@ -1,4 +1,4 @@
-"""Forward-Forward, all gradients written out."""
+"""Forward-Forward, on vectors and on feature maps, all gradients written out."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.by_hand.common import TASK, Step, keep, layers, probabilities_less_truth
+from tests.by_hand.convolutions import keep_product, length, pooled, product
 
 
 @torch.no_grad()
@@ -72,6 +73,62 @@ def by_hand_ff(m: Any, x: Tensor, y: Tensor) -> None:
     m.readout_optimizer.step()
 
 
+# periods of a class's wave in the height and the width of the image
+PERIODS = [(0, 1), (1, 0), (1, -1), (1, 1), (0, 2), (2, 0), (1, -2), (1, 2), (2, -1), (2, 1)]
+
+
+def waves() -> Tensor:
+    _, height, width = TASK.shape
+    row, column = (torch.arange(n).add(0.5).div(n) for n in (height, width))
+    angles = [2 * math.pi * (fy * row[:, None] + fx * column) for fy, fx in PERIODS]
+    return torch.stack(angles)[:, None].cos().add_(1).div_(2)
+
+
+def rms(h: Tensor) -> Tensor:
+    return length(h).div_(math.sqrt(h[0].numel())).add_(1e-8)
+
+
+@torch.no_grad()
+def by_hand_ff_conv(m: Any, x: Tensor, y: Tensor) -> None:
+    c, n_rows = m.config, len(y)
+    pixels, patterns = (x * TASK.std[0]).add_(TASK.mean[0]), waves()
+
+    state, seen = pixels.lerp(patterns.mean(0), c.kappa), []
+    gain = rms(state)
+    for block in m.blocks:
+        state = product(block, pooled(block, state).div_(gain)).relu_()
+        gain = rms(state)
+        seen.append((state.mean((2, 3)) if state.dim() == 4 else state) / gain.flatten(1))
+    joined, head = torch.cat(seen[1:], 1), m.aux["readout"]
+    scores = torch.addmm(head.bias, joined, head.weight.T)
+    g = probabilities_less_truth(scores, y)
+    keep(head.weight, g.T @ joined)
+    keep(head.bias, g.sum(0))
+
+    p = scores.scatter(1, y[:, None], -torch.inf).softmax(1)
+    wrong = (p / torch.empty_like(p).exponential_(generator=m.rng)).argmax(1)
+    labels = torch.cat([y, wrong])
+    h = pixels.repeat(2, 1, 1, 1).lerp_(patterns[labels], c.kappa)
+    gain = rms(h)
+    for l, block in enumerate(m.blocks):
+        state = pooled(block, h).div_(gain)
+        h = product(block, state).relu_()
+        n, positions, lengths = h[0].numel(), h[0, 0].numel(), length(h)
+        excess = lengths.square().sub_(n).div_(positions)
+        push = torch.cat([-torch.sigmoid(-excess[:n_rows]), torch.sigmoid(excess[n_rows:])])
+        running = m.get_buffer(f"peer_mean_{l}")
+        running.mul_(0.9).add_(h[:n_rows].mean((0, *range(2, h.dim()))), alpha=0.1)
+        share = 2 / (n_rows * positions)
+        g = h * push.mul_(share)
+        pull = (running.mean() - running).mul_(c.peer * share)
+        g[:n_rows] -= pull.view(-1, *[1] * (h.dim() - 2))
+        keep_product(block, state, g)
+        gain = lengths.div_(math.sqrt(n)).add_(1e-8)
+    m.optimizer.step()
+    m.readout_optimizer.step()
+
+
 STEPS = [
     Step("ff", by_hand_ff),
+    Step("ff-conv", by_hand_ff_conv, architecture="cnn-small"),
 ]

@@ -7,10 +7,11 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Generator, nn
 
 from methods import Block, BlockStyle, Task
-from methods.blocks import dropout, pool_to, pool_until, pooled_shape, rms_norm
+from methods.blocks import dropout, max_pool, pool_to, pool_until, pooled_shape, rms_norm
 from suites.engine.architectures import ARCHITECTURES
 
 
@@ -186,3 +187,18 @@ def test_resnet18_is_torchvisions() -> None:
     for block in list(blocks)[1:]:
         h = block(h)
     assert torch.allclose(h, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8, 6), (2, 3, 7, 5), (4, 1, 2, 3)])
+def test_max_pooling_is_that_of_the_library_to_the_bit(shape: tuple[int, ...]) -> None:
+    """Values and gradients, ties included, with a row and a column too many, too."""
+    rng = Generator().manual_seed(0)
+    x = torch.randint(-2, 3, shape, generator=rng).float()  # many ties
+    ours, theirs = (x.clone().requires_grad_(True) for _ in range(2))
+    found, expected = max_pool(ours, 2), F.max_pool2d(theirs, 2)
+    assert torch.equal(found, expected)
+    assert torch.equal(max_pool(x, 2), expected)  # without a gradient
+    gradient = torch.randn(expected.shape, generator=rng)
+    found.backward(gradient)
+    expected.backward(gradient)
+    assert torch.equal(ours.grad, theirs.grad)

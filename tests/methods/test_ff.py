@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from methods import Method, Task
 from methods.blocks import rms_norm
-from methods.goodness import goodness_loss, peer_loss, wrong_labels
+from methods.goodness import goodness_gradient, peer_gradient, wrong_labels
 from tests.methods.toy import batch, make
 
 
@@ -93,37 +93,48 @@ def test_ff_trains_on_wrong_labels_that_are_wrong(
     assert not bool((labelled[64:].argmax(1) == y).any())
 
 
-def test_ff_goodness_loss_by_finite_differences() -> None:
-    """The gradient of −log p(positive) − log(1 − p(negative)), p = σ(G − θ)."""
-    h = torch.rand(2, 3, 4, dtype=torch.float64) * 1.5
-    variable = h.clone().requires_grad_(True)
-    assert torch.autograd.gradcheck(lambda v: goodness_loss(v[0], v[1]), (variable,))
-    g = h.square().sum(2)
-    p = torch.sigmoid(g - 4)
-    expected = -(torch.log(p[0]) + torch.log(1 - p[1])).mean()
-    assert float(goodness_loss(h[0], h[1])) == pytest.approx(float(expected), rel=1e-9)
+def loss_by_hand(h: Tensor, temperature: float) -> Tensor:
+    """−log p(positive) − log(1 − p(negative)), p = σ((G − n) / T), mean over the pairs."""
+    p = torch.sigmoid((h.square().flatten(1).sum(1) - h[0].numel()) / temperature)
+    positive, negative = p.chunk(2)
+    return -(torch.log(positive) + torch.log(1 - negative)).mean()
 
 
 @pytest.mark.parametrize("shape", [(7,), (3, 2, 2)])
-def test_goodness_threshold_is_the_number_of_units(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("temperature", [1.0, 7.0])
+def test_ff_gradient_is_that_of_the_loss(shape: tuple[int, ...], temperature: float) -> None:
+    """With respect to pre-activations, some of them negative, by autograd."""
+    a = torch.randn(6, *shape, dtype=torch.float64, requires_grad=True)
+    expected = loss_by_hand(torch.relu(a), temperature)
+    loss, gradient = goodness_gradient(torch.relu(a.detach()), temperature)
+    assert torch.allclose(loss, expected, rtol=1e-9)
+    assert torch.allclose(gradient, torch.autograd.grad(expected, a)[0], rtol=1e-8)
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 2, 2)])
+@pytest.mark.parametrize("temperature", [1.0, 7.0])
+def test_goodness_threshold_is_the_number_of_units(
+    shape: tuple[int, ...], temperature: float
+) -> None:
     """Activities of mean square 1 sit on the boundary; more is positive, less is negative."""
     h = rms_norm(torch.rand(5, *shape, dtype=torch.float64), eps=0.0)
-    for temperature in (1.0, 7.0):
-        on_boundary = goodness_loss(h, h, temperature)
-        assert float(on_boundary) == pytest.approx(2 * np.log(2))
-        # a flipped sign of the goodness would turn both of these round
-        assert goodness_loss(1.1 * h, 0.9 * h, temperature) < on_boundary
-        assert goodness_loss(0.9 * h, 1.1 * h, temperature) > on_boundary
+
+    def loss(positive: float, negative: float) -> float:
+        return float(goodness_gradient(torch.cat([positive * h, negative * h]), temperature)[0])
+
+    assert loss(1.0, 1.0) == pytest.approx(2 * np.log(2))
+    # a flipped sign of the goodness would turn both of these round
+    assert loss(1.1, 0.9) < loss(1.0, 1.0) < loss(0.9, 1.1)
 
 
 def test_ff_sum_and_mean_goodness_decide_alike() -> None:
     """Sum of squares against n and mean of squares against 1: one boundary, one prediction."""
     n = 7
-    h = torch.rand(2, 50, n, dtype=torch.float64) * 2
-    means = h.square().mean(2)
-    by_hand = (F.softplus(1 - means[0]) + F.softplus(means[1] - 1)).mean()
-    assert float(goodness_loss(h[0], h[1], n)) == pytest.approx(float(by_hand), rel=1e-12)
-    assert torch.equal(h.square().sum(2) > n, means > 1)
+    h = torch.rand(100, n, dtype=torch.float64) * 2
+    means = h.square().mean(1)
+    by_hand = (F.softplus(1 - means[:50]) + F.softplus(means[50:] - 1)).mean()
+    assert float(goodness_gradient(h, n)[0]) == pytest.approx(float(by_hand), rel=1e-12)
+    assert torch.equal(h.square().sum(1) > n, means > 1)
     by_sum, by_mean = make("ff"), make("ff", goodness="mean")
     x, y = batch(16)
     by_sum.train_step(x, y, "all", 0.0)
@@ -135,13 +146,9 @@ def test_ff_sum_and_mean_goodness_decide_alike() -> None:
 def test_ff_mean_goodness_is_the_sum_at_a_smaller_rate() -> None:
     """At the boundary the gradient of the mean is 1/n of the sum's: same direction."""
     n = 6
-    h = rms_norm(torch.rand(8, n, dtype=torch.float64), eps=0.0).view(2, 4, n)
-    gradients = []
-    for temperature in (1.0, float(n)):
-        v = h.clone().requires_grad_(True)
-        goodness_loss(v[0], v[1], temperature).backward()
-        gradients.append(v.grad)
-    assert torch.allclose(gradients[0], n * gradients[1])
+    h = rms_norm(torch.rand(8, n, dtype=torch.float64), eps=0.0)
+    of_sum, of_mean = (goodness_gradient(h, temperature)[1] for temperature in (1.0, float(n)))
+    assert torch.allclose(of_sum, n * of_mean)
 
 
 @pytest.mark.parametrize("peer", [0.0, 0.03])
@@ -183,12 +190,11 @@ def test_ff_update_is_the_released_rule(peer: float) -> None:
 def test_peer_normalisation_is_per_unit_and_ungated() -> None:
     """An average over units would be n times weaker: off, in effect."""
     h = torch.relu(torch.randn(20, 4, generator=Generator().manual_seed(0)))
-    a = torch.full((20, 4), -1.0, requires_grad=True)  # every unit is off: no ReLU may gate it
     running = torch.tensor([0.1, 0.2, 0.6, 0.3])
     m = 0.9 * running + 0.1 * h.mean(0)
-    peer_loss(running, a, h, 0.03).backward()
+    gradient = peer_gradient(running, h, 0.03)
     assert torch.allclose(running, m)
-    assert torch.allclose(a.grad, (-2 * 0.03 * (m.mean() - m) / 20).expand(20, 4))
+    assert torch.allclose(gradient, -2 * 0.03 * (m.mean() - m) / 20)
 
 
 def test_ff_peer_normalisation_revives_dead_units() -> None:
