@@ -10,8 +10,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from reports import claims, environments, figures, locality, speed, targets
+from reports import claims, cost_figures, environments, figures, locality, speed, targets
 from reports.caption import caption, counts, metric_text
+from reports.drawing import Panel
 from reports.formatting import (
     count,
     decimals,
@@ -81,8 +82,8 @@ def render(table: Table) -> str:
         costs=_costs(table),
         readouts=_readouts(table),
         audit=locality.section(table),
-        memory=_drawn(figures.memory_panels(table)),
-        memory_has_lines=figures.memory_has_lines(table),
+        memory=_drawn(cost_figures.memory_panels(table)),
+        memory_has_lines=cost_figures.memory_has_lines(table),
         claims=_claims(table),
         budgets=_budgets(table),
         drill=_drill(table),
@@ -103,10 +104,10 @@ def render(table: Table) -> str:
         speed_terms=speed.TERMS,
         quiet=speed.quiet(table),
         comparisons=speed.comparisons(table),
-        scalings=_drawn(figures.scaling_panels(table)),
+        scalings=_drawn(cost_figures.scaling_panels(table)),
         accuracy=[] if audited or timed else _drawn(figures.accuracy_panels(table)),
         curves=_drawn(figures.curve_panels(table)),
-        pareto=[] if audited or timed else _drawn(figures.pareto_panels(table)),
+        pareto=[] if audited or timed else _drawn(cost_figures.pareto_panels(table)),
         swatches=[(label, Markup(svg)) for label, svg in figures.swatches(table)],
     )
 
@@ -151,7 +152,7 @@ def _first_line(text: str | None) -> str:
     return (text or "no reason recorded").strip().partition("\n")[0]
 
 
-def _drawn(panels: list[figures.Panel]) -> list[tuple[str, Markup]]:
+def _drawn(panels: list[Panel]) -> list[tuple[str, Markup]]:
     return [(panel.title, Markup(panel.svg)) for panel in panels]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from reports import build as build_module
-from reports import figures
+from reports import cost_figures
 from reports.html import render as render_html
 from results.record import cell_key
 from tests.records import CURRENT, filled, make_plan, make_record, nothing
@@ -83,7 +83,7 @@ def test_a_failed_audit_is_on_the_page(tmp_path: Path) -> None:
     assert "not measured: failed: it broke" in page
 
 
-@pytest.mark.parametrize(("n", "lines"), [(figures.MOST_LINES, True), (12, False)])
+@pytest.mark.parametrize(("n", "lines"), [(cost_figures.MOST_LINES, True), (12, False)])
 def test_memory_of_many_methods_is_drawn_without_lines(n: int, lines: bool, tmp_path: Path) -> None:
     """Twenty lines in seven colours tell nothing apart; their slopes in order do."""
     rows = ("backprop", *(f"rule-{i}" for i in range(n - 1)))
@@ -99,8 +99,8 @@ def test_memory_of_many_methods_is_drawn_without_lines(n: int, lines: bool, tmp_
         }  # fmt: skip
         records.append(record)
     table = build_module.read("table1", filled(tmp_path, plan, records), plan=plan)
-    (panel,) = figures.memory_panels(table)
-    assert figures.memory_has_lines(table) == lines
+    (panel,) = cost_figures.memory_panels(table)
+    assert cost_figures.memory_has_lines(table) == lines
     assert ("KiB per added block" in panel.svg) != lines
     page = render_html(table)
     assert ("dashed: backprop" in page) != lines

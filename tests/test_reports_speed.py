@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from reports import figures, html, latex, speed, targets
+from reports import cost_figures, html, latex, speed, targets
 from reports.build import read, write
 from reports.table import Table
 from tests.records import filled, make_plan, make_record
@@ -176,7 +176,7 @@ def test_time_to_a_target_is_read_off_the_curve(tmp_path: Path) -> None:
 
 def test_the_front_joins_what_nothing_beats(tmp_path: Path) -> None:
     table = trained(tmp_path, {row: [(1.0, 90.0)] for row in ("a", "b")})
-    panels = figures.pareto_panels(table)
+    panels = cost_figures.pareto_panels(table)
     assert [panel.title for panel in panels] == ["digits, mlp-2x500"]  # memory is not known here
     assert "training, s" in panels[0].svg
 

@@ -1,0 +1,128 @@
+"""How figures look: colours, markers, panels of a page as SVG, sheets as files."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from reports.table import Column, Row, Table
+from results.files import replacing
+
+# Okabe and Ito's colours, told apart with any colour vision; the yellow is left out, too light for
+# paper. Markers and dashes tell lines apart in greyscale. The page replaces every colour by a CSS
+# variable, which is how one SVG serves the light and the dark page.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1a1a1b")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (5, 1.4, 1.2, 1.4)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
+INK, MUTED, RULE = "#1a1a1a", "#6e6e6f", "#d9d9da"
+_VARIABLES = {c: f"var(--c{i})" for i, c in enumerate(COLOURS)} | {
+    INK: "var(--ink)",
+    MUTED: "var(--muted)",
+    RULE: "var(--rule)",
+}
+Draw = Callable[[Axes, Table, Column], None]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One column of the table as a picture."""
+
+    title: str
+    svg: str  # safe to put into a page as it is
+
+
+def line_style(index: int) -> dict[str, Any]:
+    """The look of the method in row `index`, the same in every figure."""
+    return {
+        "color": COLOURS[index % len(COLOURS)],
+        "linestyle": DASHES[index % len(DASHES)],
+        "marker": MARKERS[index % len(MARKERS)],
+        "markersize": 4.2,
+        "linewidth": 1.4,
+    }
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    look: Any = {
+        "svg.fonttype": "none",  # text stays text: searchable, and in the page's own font
+        "svg.hashsalt": "bpfree",
+        "pdf.fonttype": 42,
+        "text.parse_math": False,  # a label is not markup
+        "font.size": 8.5,
+        "axes.labelsize": 8.5,
+        "axes.titlesize": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.edgecolor": MUTED,
+        "axes.labelcolor": INK,
+        "axes.linewidth": 0.7,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": RULE,
+        "grid.linewidth": 0.6,
+        "text.color": INK,
+        "xtick.color": MUTED,
+        "ytick.color": MUTED,
+        "xtick.labelcolor": INK,
+        "ytick.labelcolor": INK,
+    }
+    with mpl.rc_context(look), warnings.catch_warnings():
+        # A label in a script that the file's font lacks is shown as boxes, not as a warning.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
+
+
+def panels(
+    table: Table, columns: Sequence[Column], draw: Draw, size: tuple[float, float]
+) -> list[Panel]:
+    found = []
+    with style():
+        for column in columns:
+            figure = Figure(figsize=size, layout="constrained")
+            draw(figure.subplots(), table, column)
+            title = f"{column.dataset}, {column.label}"
+            found.append(Panel(title, svg(figure, f"{draw.__name__}-{column.id}")))
+    return found
+
+
+def short(row: Row) -> str:
+    """A label that leaves room for the drawing; a legend leaves labels out that start with "_"."""
+    label = row.label.lstrip("_") or row.id
+    return label if len(label) <= 30 else label[:29] + "\u2026"
+
+
+def svg(figure: Figure, salt: str) -> str:
+    """The figure as an SVG element for a page: no prologue, no fixed size, colours as variables."""
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": salt}):  # one salt a panel: identifiers must not clash
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r' (xmlns(:\w+)?|version)="[^"]*"', "", text)
+    used = set(re.findall(r"#([\w-]+)", text))
+    text = re.sub(r' id="([^"]*)"', lambda m: m[0] if m[1] in used else "", text)
+    text = re.sub(r"(?<=[:\s])#[0-9a-f]{6}\b", lambda m: _VARIABLES.get(m[0].lower(), m[0]), text)
+    width = re.search(r'width="([\d.]+)pt"', text)
+    text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
+    largest = f"{float(width[1]) * 4 / 3:.0f}px" if width else "none"
+    return text.replace("<svg", f'<svg style="max-width: {largest}"', 1).strip()
+
+
+def save(figure: Figure, path: Path, kind: str) -> None:
+    metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
+    figure.set_canvas(FigureCanvasAgg(figure))
+    with replacing(path) as part:
+        figure.savefig(part, format=kind, dpi=180, facecolor="white", metadata=metadata)
