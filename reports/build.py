@@ -108,6 +108,8 @@ def write(table: Table, out_dir: Path) -> list[Path]:
         f"{suite}-standalone.tex": latex.render_standalone(table),
         f"{suite}.csv": frame.to_csv(table),
     }
+    if costs := latex.render_costs(table):
+        texts[f"{suite}-costs.tex"] = costs
     for name, text in texts.items():
         write_atomically(folder / name, text)
     return [*(folder / name for name in texts), *figures.write_files(table, folder)]
@@ -127,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="written to <report-dir>/<suite>/:\n"
         "  index.html               the page, one file, needs no network\n"
         "  <suite>.tex              the table, to be read with \\input; needs booktabs\n"
+        "  <suite>-costs.tex        what was timed, in suites about cost; needs longtable\n"
         "  <suite>-standalone.tex   the same as a document for pdflatex\n"
         "  <suite>.csv              one line per wanted cell, every number\n"
         "  accuracy, curves         figures, .pdf and .png\n\n"

@@ -10,6 +10,7 @@ from typing import Any
 from reports.statistics import Estimate
 
 MINUS = "\u2212"
+NOTHING = "\u2013"  # stands for what is not known
 THIN = "\u202f"  # narrow no-break space between groups of three digits
 
 
@@ -55,7 +56,7 @@ def published_text(claims: Sequence[tuple[float, int, float | None]]) -> str:
 def number(value: float | None) -> str:
     """Three significant digits, whole numbers from 100 on, digits grouped: '12 300'."""
     if value is None or not math.isfinite(value):
-        return "\u2013"
+        return NOTHING
     if value == 0:
         return "0"
     magnitude = math.floor(math.log10(abs(value)))
@@ -67,7 +68,7 @@ def number(value: float | None) -> str:
 
 def count(value: float | None) -> str:
     """A whole number with grouped digits, all of them."""
-    return "\u2013" if value is None else f"{value:,.0f}".replace(",", THIN)
+    return NOTHING if value is None else f"{value:,.0f}".replace(",", THIN)
 
 
 def when(stamp: Any) -> str:

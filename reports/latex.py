@@ -8,8 +8,9 @@ from pathlib import Path
 
 import jinja2
 
+from reports import speed
 from reports.caption import caption
-from reports.formatting import MINUS, decimals, published_text
+from reports.formatting import MINUS, NOTHING, decimals, published_text
 from reports.statistics import Estimate
 from reports.table import Cell, Table
 
@@ -101,8 +102,31 @@ def render(table: Table) -> str:
     )
 
 
+def render_costs(table: Table) -> str:
+    """What was timed: one method against another, then every method; "" where nothing was.
+
+    Ready for `\\input` below `\\usepackage{booktabs,longtable}`.
+    """
+    groups = speed.section(table)
+    if not groups:
+        return ""
+    texts = [line for _, entries in groups for _, lines in entries for line in lines]
+    known = [i for i in range(len(speed.HEADINGS))
+             if any(line[i] not in ("", NOTHING) for line in texts)]  # fmt: skip
+    template = _environment().get_template("costs.tex.j2")
+    return template.render(
+        suite=table.plan["suite"],
+        comparisons=speed.comparisons(table),
+        known=known,
+        headings=[speed.HEADINGS[i] for i in known],
+        terms=speed.TERMS,
+        groups=groups,
+        quiet=speed.quiet(table),
+    )
+
+
 def render_standalone(table: Table) -> str:
-    """A document that inputs the tabular and compiles with pdflatex."""
+    """A document that inputs the tables and compiles with pdflatex."""
     n = len(table.columns)
     template = _environment().get_template("standalone.tex.j2")
     return template.render(
@@ -110,6 +134,7 @@ def render_standalone(table: Table) -> str:
         title=table.plan["title"],
         paper="a4paper" if n <= 3 else "a4paper,landscape" if n <= 9 else "a3paper,landscape",
         size=r"\small" if n <= 6 else r"\footnotesize",
+        costs=bool(speed.section(table)),
     )
 
 

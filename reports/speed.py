@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from reports.formatting import count, number
+from reports.formatting import NOTHING, count, number
 from reports.table import Cell, Column, Row, Table
 
 NOISY = 1.25  # a factor between the same work in different cells
@@ -72,7 +72,7 @@ def ratio_text(found: Mapping[str, float]) -> str:
 
 def _two(value: float) -> str:
     if not math.isfinite(value) or value <= 0:
-        return "\u2013"
+        return NOTHING
     places = max(0, 1 - math.floor(math.log10(value)))
     return f"{value:.{places}f}" if places else f"{value:,.0f}"
 
@@ -153,7 +153,7 @@ def comparisons(table: Table) -> list[Comparison]:
                 (
                     column,
                     sizes_text(column.axes),
-                    tuple(ratio_text(of[w]) if w in of else "\u2013" for w in ways),
+                    tuple(ratio_text(of[w]) if w in of else NOTHING for w in ways),
                 )
                 for column, of in lines
             )

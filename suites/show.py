@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table as TextTable
@@ -10,7 +10,8 @@ from rich.table import Table as TextTable
 from methods import METHODS
 from reports.caption import metric_text
 from reports.formatting import estimate_text
-from reports.table import Table
+from reports.speed import comparisons
+from reports.table import Cell, Table
 from suites.engine.architectures import ARCHITECTURES
 from suites.engine.datasets import DATASETS
 from suites.request import Request
@@ -20,21 +21,58 @@ STATES = {"unwanted": ""}
 
 
 def show_table(table: Table, console: Console) -> None:
-    """Prints the table's means and intervals."""
-    text = TextTable(title=f"{table.plan['title']}: {metric_text(table)}", title_justify="left")
-    text.add_column("")
-    for column in table.columns:
-        text.add_column(f"{column.dataset} {column.architecture}")
-    for row in table.rows:
-        cells = [table.cell(row, column) for column in table.columns]
-        text.add_row(
-            row.label,
-            *(
-                estimate_text(c.estimate) if c.estimate else STATES.get(c.state, c.state)
-                for c in cells
-            ),
+    """Prints the table's means and intervals, and in tables of costs one method over another."""
+    columns = {
+        f"{column.dataset}\n{column.label}": [_entry(table.cell(row, column)) for row in table.rows]
+        for column in table.columns
+    }
+    title = f"{table.plan['title']}: {metric_text(table)}"
+    _print_in_parts(console, title, [row.label for row in table.rows], columns)
+    for comparison in comparisons(table):
+        title = (
+            f"predictions per second, {comparison.one.label} over {comparison.other.label}, "
+            "which predicts by"
         )
-    console.print(text)
+        columns = {
+            way: [texts[i] for _, _, texts in comparison.entries]
+            for i, way in enumerate(comparison.ways)
+        }
+        labels = [f"{column.dataset} {column.label}" for column, _, _ in comparison.entries]
+        _print_in_parts(console, title, labels, columns)
+
+
+def _entry(cell: Cell) -> str:
+    return estimate_text(cell.estimate) if cell.estimate else STATES.get(cell.state, cell.state)
+
+
+def _print_in_parts(
+    console: Console, title: str, labels: Sequence[str], columns: Mapping[str, Sequence[str]]
+) -> None:
+    """A text table, cut into several where its columns are more than the terminal has room for.
+
+    Lines without any text in a part are left out of it.
+    """
+    left = list(columns)
+    room = console.width - max(map(len, labels), default=0) - 4
+    while left:
+        part: list[str] = []
+        used = 0
+        while left:
+            lines = [*left[0].split("\n"), *columns[left[0]]]
+            used += max(map(len, lines)) + 3
+            if part and used > room:
+                break
+            part.append(left.pop(0))
+        text = TextTable(title=title, title_justify="left")
+        text.add_column("")
+        for heading in part:
+            text.add_column(heading)
+        for i, label in enumerate(labels):
+            texts = [columns[heading][i] for heading in part]
+            if any(texts) or len(part) == len(columns):
+                text.add_row(label, *texts)
+        console.print(text)
+        title = ""
 
 
 def show_list(console: Console, suites: Mapping[str, Suite]) -> None:

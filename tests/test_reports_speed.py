@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from reports import cost_figures, html, latex, speed, targets
 from reports.build import read, write
 from reports.table import Table
+from suites.show import show_table
 from tests.records import filled, make_plan, make_record
 
 CLASSES = (10, 100, 1000)
@@ -120,6 +123,33 @@ def test_the_page_of_a_suite_about_costs(tmp_path: Path) -> None:
     names = {path.name for path in write(table, tmp_path / "out")}
     assert {"scaling.pdf", "scaling.png"} <= names and "curves.pdf" not in names
     assert r"\textbf" not in latex.render(table)
+
+
+def test_the_latex_of_a_suite_about_costs(tmp_path: Path) -> None:
+    """The comparison and every line of the page, ready for a paper; no column without a value."""
+    table = made(tmp_path)
+    (folder,) = {path.parent for path in write(table, tmp_path / "out")}
+    text = (folder / "table1-costs.tex").read_text()
+    assert text.isascii() and r"90 (74\textendash{}110)" in text
+    n_lines = sum(len(lines) for _, entries in speed.section(table) for _, lines in entries)
+    (long,) = re.findall(r"\\endfoot\n(.*?)\\end\{longtable\}", text, flags=re.DOTALL)
+    assert sum("&" in line for line in long.splitlines()) == n_lines
+    assert r"\input{table1-costs.tex}" in (folder / "table1-standalone.tex").read_text()
+    assert "J per image" not in text  # no device here tells
+    names = {path.name for path in write(trained(tmp_path / "t", {"a": [(1.0, 9.0)]}), tmp_path)}
+    assert not any("costs" in name for name in names)
+
+
+@pytest.mark.parametrize("width", [60, 200])
+def test_the_terminal_gets_as_many_columns_as_it_has_room_for(width: int, tmp_path: Path) -> None:
+    table, out = made(tmp_path), io.StringIO()
+    show_table(table, Console(file=out, width=width))
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    assert "\u2026" not in out.getvalue()  # nothing is cut short
+    assert "90 (74\u2013110)" in out.getvalue()  # one over the other
+    n_tables = sum(line.startswith("\u250f") for line in lines)
+    assert n_tables == 2 if width == 200 else n_tables > 2
 
 
 def test_the_csv_has_every_figure(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tests.by_hand import (
     forward_forward,
     local_losses,
 )
-from tests.by_hand.common import TASK, Step, made, noise
+from tests.by_hand.step import TASK, Step, made, noise
 
 STEPS: list[Step] = [
     *end_to_end.STEPS,

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.by_hand.common import TASK, Step, keep, probabilities_less_truth
+from tests.by_hand.step import TASK, Step, keep, probabilities_less_truth
 from tests.by_hand.convolutions import convolution_gradients, length, normed, pooled
 
 

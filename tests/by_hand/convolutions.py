@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.by_hand.common import keep
+from tests.by_hand.step import keep
 
 
 def pooled(block: Any, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.by_hand.class_scores import through_length
-from tests.by_hand.common import TASK, Step, keep, layers, probabilities_less_truth
+from tests.by_hand.step import TASK, Step, keep, layers, probabilities_less_truth
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.by_hand.common import TASK, Step, keep, layers, probabilities_less_truth
+from tests.by_hand.step import TASK, Step, keep, layers, probabilities_less_truth
 from tests.by_hand.convolutions import normed, pooled
 
 
