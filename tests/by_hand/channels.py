@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.by_hand.step import TASK, Step, keep, probabilities_less_truth
 from tests.by_hand.convolutions import convolution_gradients, length, normed, pooled
+from tests.by_hand.step import TASK, Step, keep, probabilities_less_truth
 
 
 def members(channels: int) -> Tensor:

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.by_hand.step import Step, keep, layers, probabilities_less_truth
 from tests.by_hand.convolutions import length, normed, pooled
+from tests.by_hand.step import Step, keep, layers, probabilities_less_truth
 
 
 def head_of(m: Any, l: int) -> Any:

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from tests.by_hand.step import TASK, Step, keep, layers, probabilities_less_truth
 from tests.by_hand.local_losses import batch_normed, linear
+from tests.by_hand.step import TASK, Step, keep, layers, probabilities_less_truth
 
 
 def one_hot(y: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.by_hand.step import TASK, Step, keep, layers, probabilities_less_truth
 from tests.by_hand.convolutions import keep_product, length, pooled, product
+from tests.by_hand.step import TASK, Step, keep, layers, probabilities_less_truth
 
 
 @torch.no_grad()

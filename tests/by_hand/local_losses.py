@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.by_hand.step import TASK, Step, keep, layers, probabilities_less_truth
 from tests.by_hand.convolutions import normed, pooled
+from tests.by_hand.step import TASK, Step, keep, layers, probabilities_less_truth
 
 
 def linear(x: Tensor, part: Any) -> Tensor:
