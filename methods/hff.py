@@ -92,13 +92,13 @@ class PrototypeHead(nn.Module):
         return self.log_scale.exp() if self.config.learn_scale else self.config.scale
 
     def embed(self, h: Tensor) -> Tensor:
-        """Unit vectors, (B, D), from what a block puts out, (B, *out_shape)."""
+        """Vectors of any length, (B, D), from what a block puts out, (B, *out_shape)."""
         if h.dim() == 4:
             if self.config.aux == "3x3":  # does not commute with the pooling
                 h = self._pool(self.aux_conv(h))
             else:
                 h = self.aux_conv(self._pool(h))
-        return F.normalize(h.flatten(1), dim=1)
+        return h.flatten(1)
 
     def _pool(self, h: Tensor) -> Tensor:
         return pool_until(h, h.shape[1] * self.config.aux_positions)
@@ -107,7 +107,10 @@ class PrototypeHead(nn.Module):
         """Scores in cosine units, (B, C), from what a block puts out, (B, *out_shape)."""
         n_classes, k, dim = self.prototypes.shape
         directions = F.normalize(self.prototypes, dim=2)
-        cosines = self.embed(h) @ directions.reshape(n_classes * k, dim).T
+        e = self.embed(h)
+        # dividing the products by the length, there being fewer of them than values in e
+        length = torch.linalg.vector_norm(e, dim=1, keepdim=True).clamp_min(1e-12)
+        cosines = (e @ directions.reshape(n_classes * k, dim).T) / length
         cosines = cosines.view(-1, n_classes, k)
         if k == 1:
             return cosines.squeeze(2)
