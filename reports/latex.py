@@ -10,7 +10,7 @@ import jinja2
 
 from reports import speed
 from reports.caption import caption
-from reports.formatting import MINUS, NOTHING, decimals, published_text
+from reports.formatting import MINUS, decimals, published_text
 from reports.statistics import Estimate
 from reports.table import Cell, Table
 
@@ -107,20 +107,15 @@ def render_costs(table: Table) -> str:
 
     Ready for `\\input` below `\\usepackage{booktabs,longtable}`.
     """
-    groups = speed.section(table)
-    if not groups:
+    sections = speed.sections(table)
+    if not sections:
         return ""
-    texts = [line for _, entries in groups for _, lines in entries for line in lines]
-    known = [i for i in range(len(speed.HEADINGS))
-             if any(line[i] not in ("", NOTHING) for line in texts)]  # fmt: skip
     template = _environment().get_template("costs.tex.j2")
     return template.render(
         suite=table.plan["suite"],
         comparisons=speed.comparisons(table),
-        known=known,
-        headings=[speed.HEADINGS[i] for i in known],
+        sections=sections,
         terms=speed.TERMS,
-        groups=groups,
         quiet=speed.quiet(table),
     )
 
@@ -134,7 +129,7 @@ def render_standalone(table: Table) -> str:
         title=table.plan["title"],
         paper="a4paper" if n <= 3 else "a4paper,landscape" if n <= 9 else "a3paper,landscape",
         size=r"\small" if n <= 6 else r"\footnotesize",
-        costs=bool(speed.section(table)),
+        costs=bool(speed.sections(table)),
     )
 
 

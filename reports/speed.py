@@ -12,15 +12,20 @@ from reports.formatting import NOTHING, count, number
 from reports.table import Cell, Column, Row, Table
 
 NOISY = 1.25  # a factor between the same work in different cells
-HEADINGS = (
-    "predicts by", "images/s", "× backprop", "one image, ms", "99th percentile, ms",
-    "MFLOPs per image", "trains, images/s", "× backprop", "% of peak", "data, %", "J per image",
-)  # fmt: skip
+EPOCH = 50_000  # images: the training set of CIFAR-10
+TRAINING = ("images/s", "× backprop", f"{count(EPOCH)} images, s", "% of peak", "data, %",
+            "J per image")  # fmt: skip
+PREDICTION = ("predicts by", "images/s", "× backprop", "one image, ms", "99th percentile, ms",
+              "MFLOPs per image")  # fmt: skip
 TERMS = (
     (
         "× backprop",
         "times the rate of end-to-end backprop on the same network and batch, timed in turns with "
         "it in the same process: the median of the repeats, and their range in parentheses.",
+    ),
+    (
+        f"{count(EPOCH)} images",
+        "seconds of one epoch on as many, those of CIFAR-10's training set.",
     ),
     ("one image", "time of a prediction at batch size 1: median, and the 99th percentile."),
     (
@@ -41,23 +46,77 @@ TERMS = (
 )
 
 
-def lines(cell: Cell) -> list[list[str]]:
-    """A line per way to predict, texts as in HEADINGS; training on the first line."""
+@dataclass(frozen=True)
+class Section:
+    """One table about speed.
+
+    Attributes:
+        groups: per column of the report's table the lines of each method that was timed, texts as
+            in `headings`.
+    """
+
+    title: str
+    headings: tuple[str, ...]
+    groups: tuple[tuple[Column, tuple[tuple[Row, list[list[str]]], ...]], ...]
+
+
+def sections(table: Table) -> list[Section]:
+    """Training, and prediction with a line per way to predict; nothing where nothing was timed."""
     found = []
-    for i, (way, predict) in enumerate(cell.speed.get("predict", {}).items()):
+    for title, headings, lines in (
+        ("Training", TRAINING, _training), ("Prediction", PREDICTION, _prediction),
+    ):  # fmt: skip
+        groups = []
+        for column in table.columns:
+            timed = [(row, table.cell(row, column)) for row in table.rows]
+            entries = tuple((row, lines(cell)) for row, cell in timed if cell.speed)
+            if entries:
+                groups.append((column, entries))
+        if groups:
+            found.append(_with_what_is_known(Section(title, headings, tuple(groups))))
+    return found
+
+
+def _with_what_is_known(section: Section) -> Section:
+    """Without headings that no line has anything for, such as energy where no counter is."""
+    lines = [line for _, entries in section.groups for _, of_row in entries for line in of_row]
+    known = [i for i in range(len(section.headings)) if any(line[i] != NOTHING for line in lines)]
+    return Section(
+        section.title,
+        tuple(section.headings[i] for i in known),
+        tuple(
+            (
+                column,
+                tuple((row, [[line[i] for i in known] for line in of_row])
+                      for row, of_row in entries),
+            )
+            for column, entries in section.groups
+        ),
+    )  # fmt: skip
+
+
+def _training(cell: Cell) -> list[list[str]]:
+    train = cell.speed["train"]
+    names = ("peak_share_pct", "data_share_pct", "joules_per_image")
+    return [
+        [
+            _rate(train), ratio_text(train["ratio"]),
+            number(EPOCH / train["images_per_s"]["median"]), *(number(train[n]) for n in names),
+        ]
+    ]  # fmt: skip
+
+
+def _prediction(cell: Cell) -> list[list[str]]:
+    found = []
+    for way, predict in cell.speed["predict"].items():
         latency = cell.speed["latency_ms"].get(way, {})
-        line = [
-            way, _rate(predict), ratio_text(predict["ratio"]),
-            number(latency.get("p50")), number(latency.get("p99")),
-            number(predict["flops_per_image"] / 1e6),
-        ]  # fmt: skip
-        if i == 0:
-            train = cell.speed["train"]
-            names = ("peak_share_pct", "data_share_pct", "joules_per_image")
-            line += [_rate(train), ratio_text(train["ratio"]), *(number(train[n]) for n in names)]
-        else:
-            line += [""] * (len(HEADINGS) - len(line))
-        found.append(line)
+        found.append(
+            [
+                way, _rate(predict), ratio_text(predict["ratio"]),
+                number(latency.get("p50")), number(latency.get("p99")),
+                number(predict["flops_per_image"] / 1e6),
+            ]
+        )  # fmt: skip
     return found
 
 
@@ -100,16 +159,6 @@ def quiet(table: Table) -> str:
         "The machine's best rate, timed anew in every cell, varied by a factor of "
         f"{worst:.2f} between cells: {verdict}"
     )
-
-
-def section(table: Table) -> list[tuple[Column, list[tuple[Row, list[list[str]]]]]]:
-    """Per column of the table the lines of each method that was timed."""
-    groups = []
-    for column in table.columns:
-        found = [(row, lines(table.cell(row, column))) for row in table.rows]
-        if any(of_row for _, of_row in found):
-            groups.append((column, [(row, of_row) for row, of_row in found if of_row]))
-    return groups
 
 
 # ----------------------------------------------------------------------- one against another
