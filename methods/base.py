@@ -128,6 +128,8 @@ class Method(nn.Module, ABC):
             y: class indices, (B,), int64.
             phase: name of the current phase.
             progress: share of all steps already done, in [0, 1).
+                Between a `backward()` and the optimizer's step it had better not touch gradients:
+                the choice `summed_backward` is refused to methods that do.
         Returns:
             Detached scalars on the device, "loss" among them. No `.item()`: the engine decides
             when to wait for the device.
@@ -163,7 +165,8 @@ class Method(nn.Module, ABC):
     def other_ways(self, readout: str) -> dict[str, Callable[[Tensor], Tensor]]:
         """Other ways to the scores that `logits` gives for this readout: name -> function of x.
 
-        They are timed next to `logits`, for rules that are often written in a slower way.
+        Those of the headline readout are timed next to `logits`, for rules that are often written
+        in a slower way.
         """
         return {}
 

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, cast
+from typing import Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -155,42 +155,15 @@ def rms(x: Tensor, eps: float = 1e-8) -> Tensor:
 def max_pool(x: Tensor, side: int) -> Tensor:
     """The largest of each square, (B, C, H // side, W // side): what F.max_pool2d gives.
 
-    That takes fifteen times as long in the usual order of memory on a CPU, because it notes where
-    the largest was. Gradients are the same to the bit: of equal values the first gets it.
+    That notes where the largest was, which takes many times as long in the usual order of memory on
+    a CPU, and is for a gradient alone.
     """
-    if side != 2 or x.device.type != "cpu" or not x.is_contiguous():
+    needed = x.requires_grad and torch.is_grad_enabled()
+    if needed or side != 2 or x.device.type != "cpu" or not x.is_contiguous():
         return F.max_pool2d(x, side)
-    if x.requires_grad and torch.is_grad_enabled():
-        return cast(Tensor, _MaxPool.apply(x))
-    return _largest(_quarters(x))
-
-
-def _quarters(x: Tensor) -> list[Tensor]:
-    """Views of the four pixels of all squares of two, in the order of memory."""
     x = x[..., : x.shape[-2] // 2 * 2, : x.shape[-1] // 2 * 2]
-    return [x[..., row::2, column::2] for row in (0, 1) for column in (0, 1)]
-
-
-def _largest(quarters: list[Tensor]) -> Tensor:
-    a, b, c, d = quarters
-    return torch.maximum(torch.maximum(a, b), torch.maximum(c, d))
-
-
-class _MaxPool(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        out = _largest(_quarters(x))
-        ctx.save_for_backward(x, out)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        x, out = ctx.saved_tensors
-        to_x, left = torch.zeros_like(x), gradient.clone()
-        for part, value in zip(_quarters(to_x), _quarters(x), strict=True):
-            part.copy_((value >= out).to(left.dtype).mul_(left))
-            left -= part
-        return to_x
+    rows = torch.maximum(x[..., ::2, :], x[..., 1::2, :])
+    return torch.maximum(rows[..., ::2], rows[..., 1::2])
 
 
 def pool_until(h: Tensor, max_features: int) -> Tensor:

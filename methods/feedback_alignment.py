@@ -49,7 +49,7 @@ class LinearProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, delta: Tensor) -> Any:
-        x, weight = ctx.saved_tensors
+        x, weight = (saved.to(delta.dtype) for saved in ctx.saved_tensors)  # delta may be bfloat16
         to_x, _, to_bias, _ = ctx.needs_input_grad
         back = delta @ ctx.feedback(weight) if to_x else None
         return back, delta.T @ x, delta.sum(0) if to_bias else None, None
@@ -69,7 +69,7 @@ class ConvProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, delta: Tensor) -> Any:
-        x, weight = ctx.saved_tensors
+        x, weight = (saved.to(delta.dtype) for saved in ctx.saved_tensors)
         # of the three gradients only the one to x depends on the kernel
         back = ctx.feedback(weight) if ctx.needs_input_grad[0] else weight
         stride, padding, dilation, groups = ctx.how

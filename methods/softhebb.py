@@ -72,6 +72,7 @@ def hebbian_change(layer: nn.Linear | nn.Conv2d, x: Tensor, u: Tensor, y: Tensor
     """
     if isinstance(layer, nn.Conv2d):
         # the correlation of input and activities over all positions
+        x = x.to(y.dtype)  # which may be bfloat16
         yx = conv2d_weight(x, layer.weight.shape, y, layer.stride, layer.padding, layer.dilation)
     else:
         yx = y.T @ x

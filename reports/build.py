@@ -154,9 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     args = _parser().parse_args(argv)
     try:
-        with without_collector():
-            paths = build(args.suite, Store(args.results_dir), args.report_dir)
-            gc.freeze()  # the process ends here: nobody needs to walk over 100,000 records
+        paths = build(args.suite, Store(args.results_dir), args.report_dir)
     except ReportError as error:
         print(f"reports.build: {_one_line(str(error))}", file=sys.stderr)
         return 2
@@ -170,4 +168,7 @@ def _one_line(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with without_collector():
+        status = main()
+        gc.freeze()  # the process ends here: nobody needs to walk over 100,000 records
+    sys.exit(status)

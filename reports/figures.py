@@ -198,8 +198,11 @@ def _sheets(table: Table) -> list[tuple[str, Figure]]:
         for axes in grid[len(found) :]:
             axes.set_axis_off()
         return [("scaling", figure)]
+    bars = _sheet(table, draw_accuracy, 0.75 + 0.24 * len(table.rows))
+    if any(column.axes for column in table.columns):
+        return [("speed", bars)]
     return [
-        ("accuracy", _sheet(table, draw_accuracy, 0.75 + 0.24 * len(table.rows))),
+        ("accuracy", bars),
         ("curves", _sheet(table, draw_curves, 2.7)),
     ]
 

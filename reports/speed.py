@@ -27,11 +27,16 @@ TERMS = (
         f"{count(EPOCH)} images",
         "seconds of one epoch on as many, those of CIFAR-10's training set.",
     ),
+    (
+        "MFLOPs",
+        "of matrix products and convolutions as they are run, two per multiply-add; element-wise "
+        "work counts as none, so a way that does more of it instead may show fewer and be slower.",
+    ),
     ("one image", "time of a prediction at batch size 1: median, and the 99th percentile."),
     (
         "% of peak",
         "floating-point operations of the matrix products and convolutions in a training step, "
-        "per second, against the largest rate that this machine reached in the same run in one "
+        "per second, against the rate that this machine reached in the same run in one "
         "large matrix product (networks without convolutions) or convolution.",
     ),
     (

@@ -106,6 +106,10 @@ def check(document: Any) -> Record:
 def parse(text: str | bytes) -> Record:
     """Reads a record from JSON text. Raises RecordError."""
     try:
-        return check(orjson.loads(text))  # three times as fast as the standard library's
-    except orjson.JSONDecodeError as error:
+        try:
+            document = orjson.loads(text)  # three times as fast as the standard library's
+        except orjson.JSONDecodeError:
+            document = json.loads(text)  # which reads a few more
+        return check(document)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RecordError(f"not valid JSON ({error})") from None

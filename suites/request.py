@@ -297,8 +297,9 @@ def _chosen_rows(
     if methods is None:
         return rows_of(dict.fromkeys([*(profile.methods or suite.methods), *extra_methods]))
     rows = rows_of(dict.fromkeys([*suite.methods, *extra_methods]))
-    everything = list({row.id: row for row in [*rows_of(sorted(METHODS)), *rows]}.values())
-    everything.sort(key=lambda row: row not in rows)  # the suite's own first, in their order
+    # the suite's own first, in their order, and with their settings
+    own = {row.id: row for row in rows}
+    everything = [*own.values(), *(r for r in rows_of(sorted(METHODS)) if r.id not in own)]
     names = list(dict.fromkeys([r.id for r in everything] + [r.method for r in everything]))
     chosen = choose("method", methods, names)
     ids = {row.id for row in everything}

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as TextTable
 
 from methods import METHODS
 from reports.caption import metric_text
 from reports.formatting import estimate_text
-from reports.speed import comparisons
+from reports.speed import comparisons, quiet
 from reports.table import Cell, Table
 from suites.engine.architectures import ARCHITECTURES
 from suites.engine.datasets import DATASETS
@@ -28,6 +29,8 @@ def show_table(table: Table, console: Console) -> None:
     }
     title = f"{table.plan['title']}: {metric_text(table)}"
     _print_in_parts(console, title, [row.label for row in table.rows], columns)
+    if said := quiet(table):
+        console.print(said)
     for comparison in comparisons(table):
         title = (
             f"predictions per second, {comparison.one.label} over {comparison.other.label}, "
@@ -63,14 +66,14 @@ def _print_in_parts(
             if part and used > room:
                 break
             part.append(left.pop(0))
-        text = TextTable(title=title, title_justify="left")
+        text = TextTable(title=escape(title), title_justify="left")
         text.add_column("")
         for heading in part:
-            text.add_column(heading)
+            text.add_column(escape(heading))
         for i, label in enumerate(labels):
             texts = [columns[heading][i] for heading in part]
             if any(texts) or len(part) == len(columns):
-                text.add_row(label, *texts)
+                text.add_row(escape(label), *map(escape, texts))
         console.print(text)
         title = ""
 

@@ -70,8 +70,8 @@ def compare(
     median = statistics.median(found)
     benchmark.extra_info[what] = round(median, 3)
     print(f"\n{what} = {median:.3f} (of {[round(r, 3) for r in found]})")
-    assert most is None or median <= most
-    assert least is None or median >= least
+    assert most is None or median <= most, f"{what}: {median:.3f}, at most {most}"
+    assert least is None or median >= least, f"{what}: {median:.3f}, at least {least}"
 
 
 # ---------------------------------------------------------------------------- prediction

@@ -164,8 +164,8 @@ def test_phases_are_weighted_by_their_share_of_the_steps() -> None:
     found = Contestant(cost_cell("layerwise"), data, CPU)
     assert len(found.training) == 3 and sum(found._shares) == pytest.approx(1)
     found._shares = [0.5, 0.25, 0.25]
-    timed = {f"own phase {i}": Timed((s,), (32 / s,), None) for i, s in enumerate((1.0, 2.0, 4.0))}
-    assert found.sorted_out(timed, "own")["train"].seconds == (0.5 + 0.5 + 1.0,)
+    timed = {f"own train {i}": Timed((s,), (32 / s,), None) for i, s in enumerate((1.0, 2.0, 4.0))}
+    assert found.sorted_out(timed, "own")[0].seconds == (0.5 + 0.5 + 1.0,)
 
 
 @pytest.mark.parametrize("method", ["layerwise", "greedy", "ff"])
@@ -185,7 +185,7 @@ def test_each_phase_is_timed_in_its_midst(method: str, monkeypatch: pytest.Monke
     names = [name for name, _ in contestant.method.phases(300)]
     for i, name in enumerate(names):
         seen.clear()
-        works[f"phase {i}"].run(200)  # more than an epoch: it goes on
+        works[f"train {i}"].run(200)  # more than an epoch: it goes on
         assert {phase for phase, _ in seen} == {name} and len(seen) == 200
         middle = (i + 0.5) / len(names)
         assert all(abs(progress - middle) < 0.5 / len(names) for _, progress in seen)
@@ -194,12 +194,11 @@ def test_each_phase_is_timed_in_its_midst(method: str, monkeypatch: pytest.Monke
 def test_going_back_to_the_start_restores_weights_and_optimizers() -> None:
     data = datasets.load("noise-1x8x8-c10", None, 0.0)
     contestant = Contestant(cost_cell("hff"), data, CPU)
-    contestant.restore()
     before = contestant.method.blocks[0].weights.weight.clone()
     for _ in range(2):
-        contestant.works()["phase 0"].run(3)
+        contestant.works()["train 0"].run(3)
         assert not torch.equal(contestant.method.blocks[0].weights.weight, before)
-        contestant.restore()
+        contestant.to_start()
         assert torch.equal(contestant.method.blocks[0].weights.weight, before)
         assert not contestant.method.optimizer.state_dict()["state"]
 

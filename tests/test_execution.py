@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from methods import METHODS, Task
+from methods import METHODS, Method, Task
 from results.store import Store
 from suites.engine import engine, local
 from suites.engine.architectures import ARCHITECTURES
@@ -69,6 +69,45 @@ def test_an_error_in_a_step_leaves_nothing_behind() -> None:
         m.train_step(x, y, "all", 0.0)
     for one, two in zip(made.parameters(), other.parameters(), strict=True):
         assert torch.equal(one, two)
+
+
+class Scaled(METHODS["hff"]):  # type: ignore[name-defined, misc]
+    """Changes its gradients ahead of the optimizer's step."""
+
+    def train_step(self, x: Any, y: Any, phase: str, progress: float) -> dict[str, Any]:
+        self.optimizer.zero_grad()
+        loss = self.aux["head_0"](self.blocks[0](x)).square().mean()
+        loss.backward()
+        for p in self.blocks.parameters():
+            if p.grad is not None:
+                p.grad *= 0.5
+        self.optimizer.step()
+        return {"loss": loss.detach()}
+
+
+class Manual(METHODS["hff"]):  # type: ignore[name-defined, misc]
+    """Makes no step of an optimizer."""
+
+    def train_step(self, x: Any, y: Any, phase: str, progress: float) -> dict[str, Any]:
+        loss = self.aux["head_0"](self.blocks[0](x)).square().mean()
+        loss.backward()
+        return {"loss": loss.detach()}
+
+
+@pytest.mark.parametrize(
+    ("cls", "words"), [(Scaled, "changes the update of"), (Manual, "1 losses were left behind")]
+)
+@pytest.mark.parametrize("kind", ["train", "cost"])
+def test_a_choice_that_a_method_does_not_bear_is_refused(
+    kind: Any, cls: type[Method], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METHODS, "hff", cls)
+    protocol = Protocol(1, batch_size=64, execution=("summed_backward",))
+    data = "digits" if kind == "train" else "noise-1x8x8-c10"
+    cell = Cell.of("hff", {}, "mlp-2x500", data, protocol, 0, kind, "cpu")
+    outcome = engine.run(Job(cell, "a cell", "table1", "quick", "command", tmp_path))
+    assert outcome.status == "failed" and words in str(outcome.reason)
+    assert "--execution summed_backward" in str(outcome.reason)
 
 
 def test_a_protocol_without_choices_has_the_key_of_before() -> None:

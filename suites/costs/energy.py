@@ -24,7 +24,7 @@ class Meter:
         if device.type == "cpu":
             # sockets are intel-rapl:0, :1, ...; their parts, intel-rapl:0:0, are within them
             for zone in sorted(powercap.glob("intel-rapl:*")):
-                if zone.name.count(":") == 1:
+                if zone.name.count(":") == 1 and not _counts_others(zone):
                     self._zones[zone / "energy_uj"] = (0, 0)
 
     def read(self) -> float | None:
@@ -49,6 +49,14 @@ class Meter:
         self._zones[counter] = (value, wraps)
         span = int((counter.parent / "max_energy_range_uj").read_text())
         return (value + wraps * span) / 1e6
+
+
+def _counts_others(zone: Path) -> bool:
+    """Whether it is the counter of the whole board, sockets included."""
+    try:
+        return (zone / "name").read_text().strip() == "psys"
+    except OSError:
+        return False
 
 
 def _handle(device: torch.device) -> Any:

@@ -9,7 +9,8 @@ noise: no data set is needed, and the numbers do not depend on one. The rules:
   with what is frozen computed once, as the engine does; that first computation is left out;
 - the clock waits for the device; five repeats at least, in turns; median and range;
 - ratios are taken repeat by repeat, between neighbours in time, and then summarised;
-- every repeat starts from the weights and optimizers of the start of training.
+- every repeat of training starts from the weights and optimizers of the start, every one of
+  prediction from those after a step of each phase.
 """
 
 from __future__ import annotations
@@ -29,10 +30,9 @@ from methods import Method
 from suites.costs import machine
 from suites.costs.counts import PHASE_SAMPLE, count
 from suites.costs.timing import Timed, Work, interleaved, latencies, ratios, summary
-from suites.engine import datasets
+from suites.engine import datasets, execution
 from suites.engine.cell import Cell, Protocol
 from suites.engine.datasets import Data
-from suites.engine.execution import carry_out, uncompiled
 from suites.engine.memory import PeakMemory, peak_bytes
 from suites.engine.passes import count_passes
 from suites.engine.seeds import generator
@@ -65,6 +65,7 @@ def measure(
         Diverged: a loss on the noise is not finite.
     """
     data = data.to(device)
+    execution.check(cell, data, device)
     memory = _memory(cell, data, device)
     cost = count(cell, data, device)
     method = Contestant(cell, data, device)
@@ -76,17 +77,13 @@ def measure(
     works |= {f"control {name}": work for name, work in control.works(headline_only=True).items()}
     works |= {"peak": peak, "data": method.data_path()}
 
-    def start_again() -> None:
-        alive()
-        method.restore()
-        control.restore()
-
-    timed = interleaved(works, device, REPEATS, LEAST_S[device.type], start_again)
+    timed = interleaved(works, device, REPEATS, LEAST_S[device.type], alive)
+    method.to_trained()
     own, other = method.sorted_out(timed, "own"), control.sorted_out(timed, "control")
 
     headline = method.method.traits.readouts[0]
-    train, train_control = own["train"], other["train"]
-    predict_control = other[control.method.traits.readouts[0]]
+    train_control, (predict_control,) = other[0], other[1].values()
+    train, predicted = own
     speed = {
         "repeats": REPEATS,
         "batch_size": method.training[0].batch,
@@ -98,7 +95,7 @@ def measure(
             "joules_per_image": _per_image(train, method.training[0].batch),
         },
         "predict": {
-            way: _figures(own[way], predict_control) | method.counted(predict)
+            way: _figures(predicted[way], predict_control) | method.counted(predict)
             for way, predict in method.ways().items()
         },
         "latency_ms": {
@@ -116,7 +113,7 @@ def measure(
     }  # fmt: skip
     timings = {
         "train_images_per_s": statistics.median(train.rates),
-        "eval_images_per_s": statistics.median(own[headline].rates),
+        "eval_images_per_s": statistics.median(predicted[headline].rates),
     }
     return {"speed": speed, "timings": timings, "memory": memory, "cost": cost}
 
@@ -147,7 +144,7 @@ class Contestant:
         if batch > len(data.train[1]):
             raise ValueError(f"{cell.dataset} has {len(data.train[1])} images, a batch {batch}")
         self._data, self._device = data, device
-        self.method = carry_out(cell.build(data.task, device), cell.protocol.execution)
+        self.method = execution.carry_out(cell.build(data.task, device), cell.protocol.execution)
         phases = [n / PHASE_SAMPLE for _, n in self.method.phases(PHASE_SAMPLE) if n]
         self._shares = phases
         self._epochs = EPOCHS * len(phases)
@@ -156,7 +153,10 @@ class Contestant:
         self.training = [Training(place, self.method, data) for _ in phases]
         self.training[0].start()
         self._x = datasets.prepare(data.test[0][:batch], data.task)
-        self._start: dict[str, Any] = {}
+        self._start = copy.deepcopy(self.method.state_dict())
+        for training in self.training:
+            _steps(training, 0)(1)
+        self._trained = copy.deepcopy(self.method.state_dict())
 
     def works(self, headline_only: bool = False) -> dict[str, Work]:
         """Training in each phase, and every way to predict; amounts are in images."""
@@ -164,10 +164,11 @@ class Contestant:
         passed = 0.0
         for i, (training, share) in enumerate(zip(self.training, self._shares, strict=True)):
             epoch = int(self._epochs * (passed + share / 2))
-            found[f"phase {i}"] = Work(_steps(training, epoch), training.batch)
+            found[f"train {i}"] = Work(_steps(training, epoch), training.batch, self.to_start)
             passed += share
         for way, predict in self.ways(headline_only).items():
-            found[way] = Work(_predictions(self.method, predict, self._x), len(self._x))
+            run = _predictions(self.method, predict, self._x)
+            found[f"predict {way}"] = Work(run, len(self._x), self.to_trained)
         return found
 
     def ways(self, headline_only: bool = False) -> dict[str, Callable[[Tensor], Tensor]]:
@@ -187,7 +188,7 @@ class Contestant:
         """What a prediction of one image runs: passes through the stack, and FLOPs."""
         with (
             torch.no_grad(),
-            uncompiled(),
+            execution.uncompiled(),
             count_passes(self.method) as passes,
             FlopCounterMode(display=False) as flops,
         ):
@@ -215,10 +216,11 @@ class Contestant:
 
         return Work(run, n)
 
-    def sorted_out(self, timed: dict[str, Timed], whose: str) -> dict[str, Timed]:
-        """This contestant's own timings by way, those of its phases joined under "train"."""
-        mine = {k.removeprefix(f"{whose} "): v for k, v in timed.items() if k.startswith(whose)}
-        phases = [mine.pop(f"phase {i}") for i in range(len(self._shares))]
+    def sorted_out(self, timed: dict[str, Timed], whose: str) -> tuple[Timed, dict[str, Timed]]:
+        """This contestant's own timings: training, its phases joined, and predictions by way."""
+        start = f"{whose} predict "
+        ways = {k.removeprefix(start): v for k, v in timed.items() if k.startswith(start)}
+        phases = [timed[f"{whose} train {i}"] for i in range(len(self._shares))]
         seconds = tuple(
             sum(share * s for share, s in zip(self._shares, each, strict=True))
             for each in zip(*(phase.seconds for phase in phases), strict=True)
@@ -227,13 +229,15 @@ class Contestant:
         joules = None
         if all(phase.joules is not None for phase in phases):
             joules = sum(s * (p.joules or 0) for s, p in zip(self._shares, phases, strict=True))
-        return {"train": Timed(seconds, rates, joules), **mine}
+        return Timed(seconds, rates, joules), ways
 
-    def restore(self) -> None:
-        """Goes back to the start; at the first call, notes it."""
-        if not self._start:
-            self._start = copy.deepcopy(self.method.state_dict())
+    def to_start(self) -> None:
+        """Goes back to the weights, statistics and optimizers of the start of training."""
         self.method.load_state_dict(copy.deepcopy(self._start))
+
+    def to_trained(self) -> None:
+        """Goes to the state after a step of each phase: some rules predict by what is trained."""
+        self.method.load_state_dict(copy.deepcopy(self._trained))
 
 
 def _steps(training: Training, epoch: int) -> Callable[[int], None]:
@@ -265,7 +269,7 @@ def _memory(cell: Cell, data: Data, device: torch.device) -> dict[str, int | Non
     def work() -> None:
         contestant = Contestant(cell, data, device)
         for name, work in contestant.works(headline_only=True).items():
-            if name.startswith("phase"):
+            if name.startswith("train "):
                 work.run(3)
 
     peak = PeakMemory(device)

@@ -15,7 +15,8 @@ from suites.engine.clock import Clock
 
 LATENCY_CALLS = 200  # at most, for the percentiles of one call
 LEAST_CALLS = 5
-SLOW = 10  # times as long as a repeat must be: no warm-up changes that it is done once a repeat
+MOST_WARM_UPS = 5
+AGREE = 0.7  # of the call before
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,12 @@ class Work:
 
     Attributes:
         amount: what doing it once comes to, in images or FLOPs; its rates are in that per second.
+        before: what goes ahead of each repeat, with the clock standing.
     """
 
     run: Callable[[int], object]
     amount: float
+    before: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -54,9 +57,10 @@ def interleaved(
 ) -> dict[str, Timed]:
     """Times every work `repeats` times, in turns, so that a drifting machine slows all of them.
 
-    Each is done once to warm up and, unless it is slow, once more to learn how often it fits into
-    `least_s` seconds, which is how long one repeat of it lasts at least. Every other round runs in
-    reverse order: no work always comes behind the same one. Python's garbage collector waits.
+    Each is done twice or more to warm up, until it gets no faster, which tells how often it fits
+    into `least_s` seconds: that is how long one repeat of it lasts at least. Every other round
+    runs in reverse order: no work always comes behind the same one. Python's garbage collector
+    waits.
 
     Args:
         before_round: called before the warm-up and before each round.
@@ -66,9 +70,13 @@ def interleaved(
     before_round()
     with without_collector():
         for name, work in works.items():
-            once = _timed(work, 1, device)
-            if once < SLOW * least_s:
-                once = _timed(work, 1, device)
+            work.before()
+            # what is compiled takes its time at the first calls: on until it gets no faster
+            last, once = math.inf, _timed(work, 1, device)
+            for _ in range(MOST_WARM_UPS):
+                if once > AGREE * last:
+                    break
+                last, once = once, _timed(work, 1, device)
             times[name] = max(1, math.ceil(least_s / max(once, 1e-9)))
     seconds: dict[str, list[float]] = {name: [] for name in works}
     joules: dict[str, list[float]] = {name: [] for name in works}
@@ -76,6 +84,7 @@ def interleaved(
         before_round()
         with without_collector():
             for name in list(works)[:: -1 if repeat % 2 else 1]:
+                works[name].before()
                 before = meter.read()
                 seconds[name].append(_timed(works[name], times[name], device) / times[name])
                 after = meter.read()

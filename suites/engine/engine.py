@@ -136,6 +136,8 @@ def attempt(
         raise
     except Exception as event:
         status, reason = "failed", f"{type(event).__name__}: {event}".splitlines()[0]
+        if cell.protocol.execution:
+            reason += f" (with --execution {' '.join(cell.protocol.execution)})"
         error = traceback.format_exc()
     return record_of(trial, status, reason, error) | found
 

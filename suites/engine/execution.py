@@ -10,33 +10,66 @@ import contextlib
 import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from methods import Method
+from suites.engine import datasets
+from suites.engine.datasets import Data
+
+if TYPE_CHECKING:
+    from suites.engine.cell import Cell
 
 CHOICES = {
     "channels_last": "feature maps lie pixel by pixel in memory, as fast convolutions have them",
-    "compile": "blocks, heads and auxiliary networks run as torch.compile makes them",
+    "compile": "blocks and heads, where called whole, run as torch.compile makes them",
     "summed_backward": "the losses of all blocks wait for one sweep, instead of one sweep each",
 }
 
 
 def carry_out(method: Method, execution: Sequence[str]) -> Method:
-    """The same method, changed in place to be carried out in these ways."""
+    """The same method, changed in place to be carried out in these ways; not to be copied then."""
     if "channels_last" in execution:
         method.to(memory_format=torch.channels_last)
     if "compile" in execution:
         # all blocks share the code of one forward, and each shape counts as one more version of it
-        torch._dynamo.config.recompile_limit = max(256, torch._dynamo.config.recompile_limit)
+        limits = torch._dynamo.config
+        limits.recompile_limit = max(256, limits.recompile_limit)
+        limits.accumulated_recompile_limit = max(4096, limits.accumulated_recompile_limit)
         for part in _parts(method):
             part.compile()
     if "summed_backward" in execution:
         method.train_step = _in_one_sweep(method)  # type: ignore[method-assign]
     return method
+
+
+def check(cell: Cell, data: Data, device: torch.device) -> None:
+    """Makes a step of each phase in the way chosen and in the plain way, on throw-away copies.
+
+    Raises:
+        ValueError: the updates differ. Where nothing is chosen that could do that, nothing is done.
+    """
+    if "summed_backward" not in cell.protocol.execution:
+        return
+    n = min(cell.protocol.batch_size, len(data.train[1]))
+    x, y = datasets.prepare(data.train[0][:n], data.task), data.train[1][:n]
+    plain = cell.build(data.task, device).train()
+    summed = carry_out(cell.build(data.task, device).train(), ["summed_backward"])
+    for phase, steps in plain.phases(1000):
+        for method in (plain, summed) if steps else ():
+            with torch.no_grad():
+                frozen = method.frozen(x, phase)
+            method.train_step(frozen, y, phase, 0.0)
+        for (name, one), other in zip(plain.named_parameters(), summed.parameters(), strict=True):
+            for a, b in ((one, other), (one.grad, other.grad)):
+                if a is not None and (b is None or not torch.allclose(a, b, rtol=1e-3, atol=1e-6)):
+                    raise ValueError(
+                        f"summed_backward changes the update of {name}: {cell.method} does "
+                        "something to gradients between its backward calls and the optimizer's step"
+                    )
 
 
 def uncompiled() -> contextlib.AbstractContextManager[object]:
@@ -65,7 +98,12 @@ def _in_one_sweep(method: Method) -> Callable[..., dict[str, Tensor]]:
     gradients: list[Tensor | None] = []
     step = method.train_step
 
-    def later(loss: Tensor, gradient: Tensor | None = None) -> None:
+    def later(loss: Tensor, gradient: Tensor | None = None, **options: Any) -> None:
+        if options:
+            raise ValueError(
+                f"summed_backward cannot put off backward({', '.join(options)}=...): call it "
+                "without options, or run this method without that choice"
+            )
         losses.append(loss)
         gradients.append(gradient)
 
@@ -87,7 +125,14 @@ def _in_one_sweep(method: Method) -> Callable[..., dict[str, Tensor]]:
             hooks.callback(setattr, torch.Tensor, "backward", own)
             torch.Tensor.backward = later  # type: ignore[method-assign, assignment]
             try:
-                return step(*args, **options)
+                out = step(*args, **options)
+                if losses:
+                    raise ValueError(
+                        f"summed_backward: {len(losses)} losses were left behind, for no optimizer "
+                        f"that {method.name} keeps as an attribute, alone or in a list, made a "
+                        "step after them"
+                    )
+                return out
             finally:
                 forget()
 

@@ -12,8 +12,9 @@ PRECISIONS = ("float32", "bf16")
 def computing(precision: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
     """Within it, products are computed in this format.
 
-    bf16 is torch's automatic mixed precision: products in bfloat16, with 8 bits of mantissa; sums
-    over many values, normalisations and losses in float32, as are weights and optimizers.
+    bf16 is torch's automatic mixed precision: products in bfloat16, with 8 bits of mantissa;
+    weights, optimizers and losses in float32. Sums and normalisations are what torch takes them
+    for: float32 on a GPU, on a CPU mostly the format of their input.
     """
     if precision == "float32":
         return contextlib.nullcontext()

@@ -37,15 +37,19 @@ ALL = (
     ("suites.engine.datasets", "load"), ("suites.engine.engine", "use_deterministic_algorithms"),
     ("suites.engine.cell", "Cell.method_config"),
 )  # fmt: skip
+CARRIED_OUT = (
+    ("suites.engine.cell", "Cell.build"), ("suites.engine.execution", "carry_out"),
+    ("suites.engine.precision", "computing"),
+)  # fmt: skip
 ROOTS = {
     "train": (
-        *ALL, ("suites.engine.cell", "Cell.build"), ("suites.engine.training", "Training"),
+        *ALL, *CARRIED_OUT, ("suites.engine.training", "Training"),
         ("suites.engine.training", "Training.start"), ("suites.engine.training", "Training.epoch"),
         ("suites.engine.evaluation", "validate"), ("suites.engine.evaluation", "read"),
     ),
     "audit": (*ALL, ("suites.auditing.measure", "measure")),
     "cost": (
-        *ALL, ("suites.engine.cell", "Cell.build"), ("suites.costs.measure", "measure"),
+        *ALL, *CARRIED_OUT, ("suites.costs.measure", "measure"),
         ("methods.backprop", "Backprop"),  # what it is timed against
     ),
 }  # fmt: skip
@@ -53,7 +57,8 @@ FOLLOWED = (
     "methods.", "suites.auditing.", "suites.costs.", "suites.engine.architectures",
     "suites.engine.clock", "suites.engine.datasets", "suites.engine.evaluation",
     "suites.engine.execution",
-    "suites.engine.memory", "suites.engine.passes", "suites.engine.prefix", "suites.engine.seeds",
+    "suites.engine.memory", "suites.engine.passes", "suites.engine.precision",
+    "suites.engine.prefix", "suites.engine.seeds",
     "suites.engine.training",
 )  # fmt: skip
 NOT_FOLLOWED = {

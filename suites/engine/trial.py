@@ -21,12 +21,11 @@ import torch
 
 from methods import Method
 from suites.costs import counts
-from suites.engine import evaluation
+from suites.engine import evaluation, execution
 from suites.engine.cell import Cell
 from suites.engine.checkpoint import Checkpoint, Progress, UnusableCheckpoint
 from suites.engine.clock import Clock
 from suites.engine.datasets import Data
-from suites.engine.execution import carry_out
 from suites.engine.memory import PeakMemory
 from suites.engine.training import Training
 
@@ -84,6 +83,7 @@ class Trial:
             Diverged: a loss or a score is not finite.
         """
         data = data.to(self.device)
+        execution.check(self.cell, data, self.device)
         self.cost = counts.count(self.cell, data, self.device)
 
         peak = PeakMemory(self.device)
@@ -109,7 +109,7 @@ class Trial:
 
     def _build(self, data: Data) -> Method:
         method = self.cell.build(data.task, self.device)
-        return carry_out(method, self.cell.protocol.execution)
+        return execution.carry_out(method, self.cell.protocol.execution)
 
     @contextlib.contextmanager
     def _saving_when_stopped(self, method: Method) -> Iterator[None]:
