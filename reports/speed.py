@@ -45,8 +45,8 @@ TERMS = (
     ),
     (
         "how it is timed",
-        "After a warm-up, at least five repeats in turns, each on the weights of the start of "
-        "training and on a clock that waits for the device; one cell at a time.",
+        "After a warm-up, at least five repeats in turns, training from the weights of the start, "
+        "on a clock that waits for the device; one cell at a time.",
     ),
 )
 
