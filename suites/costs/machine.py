@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 import torch.nn.functional as F
 
@@ -10,6 +12,18 @@ from suites.costs.timing import Work
 MATRIX = {"cpu": 1024, "cuda": 8192}  # rows and columns
 IMAGES = {"cpu": 16, "cuda": 256}
 CHANNELS, SIDE = 256, 16
+
+
+def share_of_cores(work: Work, least_s: float = 0.2) -> float:
+    """Percent of its threads' time that this process was really given while it did the work.
+
+    Near 100 on a machine that does nothing else, however fast or slow that machine is.
+    """
+    wall, used = time.perf_counter(), time.process_time()
+    while time.perf_counter() - wall < least_s:
+        work.run(1)
+    wall, used = time.perf_counter() - wall, time.process_time() - used
+    return 100 * used / (wall * torch.get_num_threads())
 
 
 def matrix_product(device: torch.device, dtype: torch.dtype = torch.float32) -> Work:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import itertools
 import statistics
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -70,6 +71,8 @@ def measure(
     cost = count(cell, data, device)
     method = Contestant(cell, data, device)
     control = Contestant(_control(cell), data, device)
+    method.remember()
+    control.remember()
     dense = method.method.blocks.kinds == {"dense"}
     dtype = torch.bfloat16 if cell.protocol.precision == "bf16" else torch.float32
     peak = (machine.matrix_product if dense else machine.convolution)(device, dtype)
@@ -109,6 +112,7 @@ def measure(
         "peak": {
             "operation": "matrix product" if dense else "convolution",
             "flops_per_s": summary(timed["peak"].rates),
+            "cores_pct": machine.share_of_cores(peak) if device.type == "cpu" else None,
         },
     }  # fmt: skip
     timings = {
@@ -153,23 +157,26 @@ class Contestant:
         self.training = [Training(place, self.method, data) for _ in phases]
         self.training[0].start()
         self._x = datasets.prepare(data.test[0][:batch], data.task)
-        self._start = copy.deepcopy(self.method.state_dict())
-        for training in self.training:
-            _steps(training, 0)(1)
-        self._trained = copy.deepcopy(self.method.state_dict())
+        self._start: dict[str, Any] = {}
+        self._trained: dict[str, Any] = {}
 
     def works(self, headline_only: bool = False) -> dict[str, Work]:
         """Training in each phase, and every way to predict; amounts are in images."""
         found: dict[str, Work] = {}
-        passed = 0.0
-        for i, (training, share) in enumerate(zip(self.training, self._shares, strict=True)):
-            epoch = int(self._epochs * (passed + share / 2))
+        for i, (training, epoch) in enumerate(zip(self.training, self._middles(), strict=True)):
             found[f"train {i}"] = Work(_steps(training, epoch), training.batch, self.to_start)
-            passed += share
         for way, predict in self.ways(headline_only).items():
             run = _predictions(self.method, predict, self._x)
             found[f"predict {way}"] = Work(run, len(self._x), self.to_trained)
         return found
+
+    def _middles(self) -> list[int]:
+        """The epoch in the middle of each phase."""
+        ends = list(itertools.accumulate(self._shares))
+        return [
+            int(self._epochs * (end - share / 2))
+            for end, share in zip(ends, self._shares, strict=True)
+        ]
 
     def ways(self, headline_only: bool = False) -> dict[str, Callable[[Tensor], Tensor]]:
         """Ways to predict: the readouts, and other ways to the headline's scores."""
@@ -230,6 +237,13 @@ class Contestant:
         if all(phase.joules is not None for phase in phases):
             joules = sum(s * (p.joules or 0) for s, p in zip(self._shares, phases, strict=True))
         return Timed(seconds, rates, joules), ways
+
+    def remember(self) -> None:
+        """Notes the states that repeats begin with; to be called once, and first."""
+        self._start = copy.deepcopy(self.method.state_dict())
+        for training, epoch in zip(self.training, self._middles(), strict=True):
+            _steps(training, epoch)(1)
+        self._trained = copy.deepcopy(self.method.state_dict())
 
     def to_start(self) -> None:
         """Goes back to the weights, statistics and optimizers of the start of training."""
