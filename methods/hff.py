@@ -107,10 +107,12 @@ class PrototypeHead(nn.Module):
         """Scores in cosine units, (B, C), from what a block puts out, (B, *out_shape)."""
         n_classes, k, dim = self.prototypes.shape
         directions = F.normalize(self.prototypes, dim=2)
-        e = self.embed(h)
-        # dividing the products by the length, there being fewer of them than values in e
-        length = torch.linalg.vector_norm(e, dim=1, keepdim=True).clamp_min(1e-12)
-        cosines = (e @ directions.reshape(n_classes * k, dim).T) / length
+        e, toward = self.embed(h), directions.reshape(n_classes * k, dim).T
+        if torch.is_grad_enabled():
+            cosines = F.normalize(e, dim=1) @ toward
+        else:  # the same, with fewer values to divide
+            length = torch.linalg.vector_norm(e, dim=1, keepdim=True).clamp_min(1e-12)
+            cosines = (e @ toward) / length
         cosines = cosines.view(-1, n_classes, k)
         if k == 1:
             return cosines.squeeze(2)

@@ -162,19 +162,25 @@ def quiet(table: Table) -> str:
             rates.setdefault(where, []).append(peak["flops_per_s"]["median"])
             if peak.get("cores_pct") is not None:
                 shares.append(peak["cores_pct"])
-    worst = max((max(found) / min(found) for found in rates.values()), default=0.0)
+    worst = max(map(_spread, rates.values()), default=0.0)
     if not worst:
         return ""
-    given = min(shares, default=100.0)
+    given = sorted(shares)[len(shares) // 20] if shares else 100.0  # one cell in 20 may be hit
     verdict = "it was quiet." if worst <= NOISY and given >= QUIET_PCT else (
         "it was busy with something else. Do not cite these figures, not even ratios: measure "
         "again with --fresh when it is idle."
     )  # fmt: skip
-    cores = f", and a process got {given:.0f} % of its cores at least" if shares else ""
+    cores = f", and its process got {given:.0f} % of the cores or more" if shares else ""
     return (
         "The machine's best rate, timed anew in every cell, varied by a factor of "
         f"{worst:.2f} between cells{cores}: {verdict}"
     )
+
+
+def _spread(rates: list[float]) -> float:
+    """Largest over smallest, when one in 20 is left out at both ends."""
+    found, out = sorted(rates), len(rates) // 20
+    return found[-1 - out] / found[out]
 
 
 # ----------------------------------------------------------------------- one against another

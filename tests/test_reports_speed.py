@@ -229,4 +229,4 @@ def test_the_page_says_whether_the_machine_was_quiet(
     for _, _, run in table.runs:  # a steady load slows all cells alike
         assert run.record is not None
         run.record["speed"]["peak"]["cores_pct"] = 52.0
-    assert "52 % of its cores" in speed.quiet(table) and "busy" in speed.quiet(table)
+    assert "52 % of the cores" in speed.quiet(table) and "busy" in speed.quiet(table)
