@@ -128,11 +128,12 @@ class Method(nn.Module, ABC):
             y: class indices, (B,), int64.
             phase: name of the current phase.
             progress: share of all steps already done, in [0, 1).
-                Between a `backward()` and the optimizer's step it had better not touch gradients:
-                the choice `summed_backward` is refused to methods that do.
         Returns:
             Detached scalars on the device, "loss" among them. No `.item()`: the engine decides
             when to wait for the device.
+
+        Leave gradients alone between a `backward()` and the optimizer's step: otherwise the choice
+        `summed_backward` is refused.
         """
 
     def units(self) -> list[nn.Module]:
@@ -174,11 +175,11 @@ class Method(nn.Module, ABC):
 
     def get_extra_state(self) -> dict[str, Any]:
         """Optimizers and generators, by attribute; part of `state_dict()`."""
-        return {path: _state_of(part) for path, part in _stateful(vars(self))}
+        return {path: _state_of(part) for path, part in stateful(vars(self))}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """The inverse of `get_extra_state`; part of `load_state_dict()`."""
-        parts = dict(_stateful(vars(self)))
+        parts = dict(stateful(vars(self)))
         if set(parts) != set(state):
             raise ValueError(f"state has parts {sorted(state)}, this method has {sorted(parts)}")
         for path, part in parts.items():
@@ -188,7 +189,8 @@ class Method(nn.Module, ABC):
                 part.set_state(state[path].cpu())
 
 
-def _stateful(attributes: Mapping[str, Any]) -> Iterable[tuple[str, Optimizer | Generator]]:
+def stateful(attributes: Mapping[str, Any]) -> Iterable[tuple[str, Optimizer | Generator]]:
+    """Optimizers and generators among attributes, alone or in lists, by path."""
     for name, value in attributes.items():
         members = enumerate(value) if isinstance(value, list | tuple) else [(None, value)]
         for index, member in members:

@@ -72,9 +72,10 @@ class CwComp(LocalScores):
     def _scores(self, h: Tensor, l: int) -> Tensor:
         """G_l, (B, C), from the activities of block l."""
         if h.dim() == 2:
-            return h.square() @ self.get_buffer(f"groups_{l}")
-        maps = h.flatten(2)
-        squares = torch.linalg.vector_norm(maps, dim=2).square() / maps.shape[2]
+            squares = h.square()
+        else:  # their mean over positions, with one pass in the gradient
+            maps = h.flatten(2)
+            squares = torch.linalg.vector_norm(maps, dim=2).square() / maps.shape[2]
         return squares @ self.get_buffer(f"groups_{l}")
 
 

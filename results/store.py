@@ -76,8 +76,6 @@ class Store:
         """
         record = check(without_nan(record))
         text = json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False)
-        # half characters, of arguments that are no text, could not be read back
-        text = text.encode("utf-8", "replace").decode("utf-8")
         if record["status"] in FINAL:
             return self._link(text, [self.records_dir / f"{record['key']}.json"])
         names = (
@@ -90,7 +88,8 @@ class Store:
         self.records_dir.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=self.records_dir, prefix=".part-")
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
+            # half characters, of arguments that are no text, could not be read back: replaced
+            with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from methods import Method
+from methods.base import stateful
 from suites.engine import datasets
 from suites.engine.datasets import Data
 
@@ -94,8 +95,7 @@ def _in_one_sweep(method: Method) -> Callable[..., dict[str, Tensor]]:
     Blocks with losses of their own have graphs of their own, so the gradients are the same to the
     last bit; the graphs of all blocks are kept until then, where else one at a time is.
     """
-    losses: list[Tensor] = []
-    gradients: list[Tensor | None] = []
+    waiting: list[tuple[Tensor, Tensor | None]] = []  # losses, or other roots with their gradients
     step = method.train_step
 
     def later(loss: Tensor, gradient: Tensor | None = None, **options: Any) -> None:
@@ -104,43 +104,33 @@ def _in_one_sweep(method: Method) -> Callable[..., dict[str, Tensor]]:
                 f"summed_backward cannot put off backward({', '.join(options)}=...): call it "
                 "without options, or run this method without that choice"
             )
-        losses.append(loss)
-        gradients.append(gradient)
-
-    def forget() -> None:
-        losses.clear()
-        gradients.clear()
+        waiting.append((loss, gradient))
 
     def sweep(*_: Any) -> None:
-        if losses:
+        if waiting:
+            losses, gradients = zip(*waiting, strict=True)
+            waiting.clear()
             torch.autograd.backward(losses, gradients)
-            forget()
 
     @functools.wraps(step)
     def train_step(*args: Any, **options: Any) -> dict[str, Tensor]:
         with contextlib.ExitStack() as hooks:
-            for optimizer in _optimizers(method):
-                hooks.callback(optimizer.register_step_pre_hook(sweep).remove)
+            for _, part in stateful(vars(method)):
+                if isinstance(part, Optimizer):
+                    hooks.callback(part.register_step_pre_hook(sweep).remove)
             own = torch.Tensor.backward
             hooks.callback(setattr, torch.Tensor, "backward", own)
             torch.Tensor.backward = later  # type: ignore[method-assign, assignment]
             try:
                 out = step(*args, **options)
-                if losses:
+                if waiting:
                     raise ValueError(
-                        f"summed_backward: {len(losses)} losses were left behind, for no optimizer "
-                        f"that {method.name} keeps as an attribute, alone or in a list, made a "
-                        "step after them"
+                        f"summed_backward: {len(waiting)} losses were left behind, for no "
+                        f"optimizer that {method.name} keeps as an attribute, alone or in a list, "
+                        "made a step after them"
                     )
                 return out
             finally:
-                forget()
+                waiting.clear()
 
     return train_step
-
-
-def _optimizers(method: Method) -> Iterator[Optimizer]:
-    for value in vars(method).values():
-        for part in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(part, Optimizer):
-                yield part

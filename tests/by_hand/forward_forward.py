@@ -13,6 +13,17 @@ from tests.by_hand.convolutions import keep_product, length, pooled, product
 from tests.by_hand.step import TASK, Step, keep, layers, probabilities_less_truth
 
 
+def readout_and_wrong_labels(m: Any, states: Tensor, y: Tensor) -> Tensor:
+    """A wrong label for each image, drawn from the readout, which gets its gradient."""
+    head = m.aux["readout"]
+    scores = torch.addmm(head.bias, states, head.weight.T)
+    g = probabilities_less_truth(scores, y)
+    keep(head.weight, g.T @ states)
+    keep(head.bias, g.sum(0))
+    p = scores.scatter(1, y[:, None], -torch.inf).softmax(1)
+    return (p / torch.empty_like(p).exponential_(generator=m.rng)).argmax(1)
+
+
 @torch.no_grad()
 def by_hand_ff(m: Any, x: Tensor, y: Tensor) -> None:
     config, c, n_rows = m.config, TASK.n_classes, len(y)
@@ -34,15 +45,7 @@ def by_hand_ff(m: Any, x: Tensor, y: Tensor) -> None:
     for w, b in others:
         state = normalised(torch.addmm(b, state, w.T).relu_())
         states.append(state)
-    joined, head = torch.cat(states, 1), m.aux["readout"]
-    scores = torch.addmm(head.bias, joined, head.weight.T)
-    g = probabilities_less_truth(scores, y)
-    keep(head.weight, g.T @ joined)
-    keep(head.bias, g.sum(0))
-
-    p = scores.scatter(1, y[:, None], -torch.inf).softmax(1)
-    wrong = (p / torch.empty_like(p).exponential_(generator=m.rng)).argmax(1)
-    labels = torch.cat([y, wrong])
+    labels = torch.cat([y, readout_and_wrong_labels(m, torch.cat(states, 1), y)])
     gain = scale(1.0).repeat(2, 1)
     a = (product.repeat(2, 1) + w0[:, :c].T[labels]).mul_(gain).add_(b0)
     for l, (w, b) in enumerate(layers(m)):
@@ -99,15 +102,7 @@ def by_hand_ff_conv(m: Any, x: Tensor, y: Tensor) -> None:
         state = product(block, pooled(block, state).div_(gain)).relu_()
         gain = rms(state)
         seen.append((state.mean((2, 3)) if state.dim() == 4 else state) / gain.flatten(1))
-    joined, head = torch.cat(seen[1:], 1), m.aux["readout"]
-    scores = torch.addmm(head.bias, joined, head.weight.T)
-    g = probabilities_less_truth(scores, y)
-    keep(head.weight, g.T @ joined)
-    keep(head.bias, g.sum(0))
-
-    p = scores.scatter(1, y[:, None], -torch.inf).softmax(1)
-    wrong = (p / torch.empty_like(p).exponential_(generator=m.rng)).argmax(1)
-    labels = torch.cat([y, wrong])
+    labels = torch.cat([y, readout_and_wrong_labels(m, torch.cat(seen[1:], 1), y)])
     h = pixels.repeat(2, 1, 1, 1).lerp_(patterns[labels], c.kappa)
     gain = rms(h)
     for l, block in enumerate(m.blocks):
