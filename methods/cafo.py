@@ -95,27 +95,33 @@ class CaFo(Method):
             seen.append(pool_until(x, self.config.predictor_features).flatten(1))
         return torch.cat(seen, dim=1)
 
-    def _scores(self, seen: Tensor) -> list[Tensor]:
-        """Of each predictor, (B, C), from the output of `frozen`."""
-        parts = seen.split([p.linear.in_features for p in self._predictors()], dim=1)
-        return [p(part) for p, part in zip(self._predictors(), parts, strict=True)]
+    def _seen_by(self, seen: Tensor) -> list[tuple[nn.Linear, Tensor]]:
+        """Each predictor with its part, (B, D_l), of the output of `frozen`."""
+        readers = [cast(PooledLinear, predictor).linear for predictor in self.predictors]
+        parts = seen.split([reader.in_features for reader in readers], dim=1)
+        return list(zip(readers, parts, strict=True))
 
-    def _predictors(self) -> list[PooledLinear]:
-        return [cast(PooledLinear, predictor) for predictor in self.predictors]
-
+    @torch.no_grad()
     def train_step(self, x: Tensor, y: Tensor, phase: str, progress: float) -> dict[str, Tensor]:
+        """Gradients in closed form, dCE/dz = (softmax(z) − onehot(y)) / B, dV = dzᵀ v."""
         set_lr(self.optimizer, self.config.lr, cosine(progress))
-        losses = torch.stack([F.cross_entropy(z, y) for z in self._scores(x)])
-        self.optimizer.zero_grad()
-        losses.sum().backward()  # no two predictors share a parameter
+        losses = []
+        for reader, part in self._seen_by(x):
+            exact = reader.weight.dtype  # products may come in less
+            chances = F.log_softmax(reader(part).to(exact), dim=1)
+            losses.append(F.nll_loss(chances, y))
+            gradient = chances.exp_()
+            gradient.scatter_add_(1, y[:, None], gradient.new_full((len(y), 1), -1.0)).div_(len(y))
+            reader.weight.grad = (gradient.T @ part).to(exact)
+            reader.bias.grad = gradient.sum(dim=0)
         self.optimizer.step()
-        return {"loss": losses.detach().mean()}
+        return {"loss": torch.stack(losses).mean()}
 
     def units(self) -> list[nn.Module]:
         return list(self.predictors)
 
     def logits(self, x: Tensor, readout: str = "last", rng: Generator | None = None) -> Tensor:
-        scores = self._scores(self.frozen(x, "all"))
+        scores = [reader(part) for reader, part in self._seen_by(self.frozen(x, "all"))]
         if readout == "last":
             return scores[-1]
         # the logarithm of the mean probability, so that the loss of these scores means something

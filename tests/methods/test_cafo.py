@@ -76,10 +76,11 @@ def test_sum_adds_probabilities() -> None:
     method, x, _ = started()
     method.eval()
     seen = method.frozen(x, "all")
-    each = [z.softmax(1) for z in method._scores(seen)]
+    each = [reader(part) for reader, part in method._seen_by(seen)]
     assert len(each) == 4
-    assert torch.allclose(method.logits(x, "sum").exp(), sum(each) / 4, atol=1e-6)
-    assert torch.equal(method.logits(x, "last"), method._scores(seen)[-1])
+    mean = sum(z.softmax(1) for z in each) / 4
+    assert torch.allclose(method.logits(x, "sum").exp(), mean, atol=1e-6)
+    assert torch.equal(method.logits(x, "last"), each[-1])
 
 
 def test_statistics_are_those_of_the_training_images() -> None:
