@@ -16,36 +16,88 @@ from results.store import Store
 from suites.engine import engine, local
 from suites.engine.architectures import ARCHITECTURES
 from suites.engine.cell import Cell, Protocol
-from suites.engine.execution import carry_out
+from suites.engine.execution import CHOICES, carry_out
+from suites.engine.precision import computing
 from suites.engine.trial import Job
 from suites.suite import rows_of
 
 TASK = Task("t", (1, 8, 8), 5)
+WIDTH = 0.25
 local.load_methods([])
-LOCAL = [row for row in rows_of(sorted(METHODS)) if METHODS[row.method].traits.local_updates]
+ROWS = rows_of(sorted(METHODS))
 
 
-@pytest.mark.parametrize("row", LOCAL, ids=lambda row: row.id)
-def test_one_sweep_gives_the_same_bits(row: Any) -> None:
+def pairs() -> list[Any]:
+    """Every row on the small dense, convolutional and residual networks that it trains."""
+    found = []
+    for row in ROWS:
+        cls = METHODS[row.method]
+        config = cls.Config(**row.settings)
+        for name in ("mlp-2x500", "cnn-small", "resnet18"):
+            blocks = ARCHITECTURES[name].blocks(TASK, cls.style(config), WIDTH)
+            if cls.refuse(blocks, TASK, config) is None:
+                found.append(pytest.param(row, name, id=f"{row.id}-{name}"))
+    return found
+
+
+def steps(row: Any, architecture: str, way: str) -> tuple[Method, list[Any], list[Any]]:
+    """The method after two steps of each phase, its losses, and what all readouts say."""
     cls = METHODS[row.method]
     config = cls.Config(**row.settings)
-    name = next(
-        name for name in ("mlp-2x500", "cnn-small")
-        if cls.refuse(ARCHITECTURES[name].blocks(TASK, cls.style(config)), TASK, config) is None
-    )  # fmt: skip
     torch.manual_seed(0)
-    blocks = ARCHITECTURES[name].blocks(TASK, cls.style(config))
-    streaming = cls(blocks, TASK, config, torch.Generator().manual_seed(0)).train()
-    summed = carry_out(copy.deepcopy(streaming), ["summed_backward"])
+    blocks = ARCHITECTURES[architecture].blocks(TASK, cls.style(config), WIDTH)
+    method = cls(blocks, TASK, config, torch.Generator().manual_seed(0))
     images, y = torch.randn(16, 1, 8, 8), torch.arange(16) % 5
-    phase = streaming.phases(100)[0][0]
-    backward = torch.Tensor.backward
-    for _ in range(2):
-        losses = [m.train_step(m.frozen(images, phase), y, phase, 0.0) for m in (streaming, summed)]
-        assert losses[0]["loss"] == losses[1]["loss"]
-    assert torch.Tensor.backward is backward
-    for one, two in zip(streaming.parameters(), summed.parameters(), strict=True):
-        assert torch.equal(one, two)
+    method.train().start(images, y)
+    if way in CHOICES:
+        method = carry_out(method, [way])
+    losses = []
+    with computing("bf16" if way == "bf16" else "float32", torch.device("cpu")):
+        for phase, n in method.train().phases(100):
+            for _ in range(2 if n else 0):
+                with torch.no_grad():
+                    x = method.frozen(images, phase)
+                losses.append(method.train_step(x, y, phase, 0.0)["loss"])
+        with torch.no_grad():
+            scores = [
+                method.eval().logits(images, readout, torch.Generator().manual_seed(1))
+                for readout in method.traits.readouts
+            ]
+    return method, losses, scores
+
+
+@pytest.mark.parametrize(("row", "architecture"), pairs())
+def test_other_ways_make_the_same_steps(
+    row: Any, architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In double precision, since an early step of Adam is a sign, which rounding can turn."""
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    torch.set_default_dtype(torch.float64)
+    try:
+        plain = steps(row, architecture, "plain")
+        for way, most in (("summed_backward", 0.0), ("channels_last", 1e-7)):
+            if way == "summed_backward" and not plain[0].traits.local_updates:
+                continue
+            for one, two in zip(seen(plain), seen(steps(row, architecture, way)), strict=True):
+                difference = float((one - two).norm())
+                assert difference <= most * float(one.norm()), f"{way}: {difference}"
+    finally:
+        torch.set_default_dtype(torch.float)
+
+
+@pytest.mark.parametrize(("row", "architecture"), pairs())
+def test_bf16_leaves_weights_and_losses_in_float32(row: Any, architecture: str) -> None:
+    _, losses, _ = steps(row, architecture, "plain")
+    method, own, scores = steps(row, architecture, "bf16")
+    assert float(own[0]) == pytest.approx(float(losses[0]), rel=0.05)
+    assert all(torch.isfinite(value).all() for value in [*own, *scores])
+    assert {loss.dtype for loss in own} == {torch.float32}
+    assert {p.dtype for p in method.parameters()} == {torch.float32}
+
+
+def seen(outcome: tuple[Method, list[Any], list[Any]]) -> list[torch.Tensor]:
+    method, losses, scores = outcome
+    return [*losses, *scores, *(p.detach() for p in method.parameters())]
 
 
 def test_an_error_in_a_step_leaves_nothing_behind() -> None:
