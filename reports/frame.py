@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from reports.table import Table
-from results.frame import by_column, flatten
+from results.frame import by_column
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -64,5 +64,5 @@ def _lines(table: Table) -> Iterator[dict[str, Any]]:
                     line["git_commit"] = run.record["environment"].get("git_commit")
                     for group in ("metrics", "timings", "memory", "cost", "speed", "audit"):
                         values = run.record.get(group) or {}
-                        flatten(values, "" if group == "metrics" else f"{group}.", line)
+                        line |= values if group == "metrics" else {group: values}
                 yield line

@@ -74,38 +74,58 @@ def _lines(store: Store, files: Iterable[tuple[str, int, int]]) -> Iterator[dict
         line = {"file": name, "mtime_ns": mtime_ns, "size": size}
         try:
             with open(os.path.join(store.records_dir, name), "rb") as file:
-                flatten(parse(file.read()), "", line)
+                line |= parse(file.read())
         except (RecordError, OSError):
             continue
         yield line
 
 
-def flatten(values: Mapping[str, Any], prefix: str, into: dict[str, Any]) -> None:
-    """Adds nested values under the paths to them, "a.b.c"; lists are left out."""
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flatten(value, f"{prefix}{name}.", into)
-        elif not isinstance(value, list):
-            into[prefix + name] = value
+class _Path:
+    """A path in nested lines: its column, and the paths that go on from it."""
+
+    __slots__ = ("below", "column", "name")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.column: list[Any] = []
+        self.below: dict[str, _Path] = {}
+
+    def add(self, values: Mapping[str, Any], n: int) -> None:
+        """Adds the values of line n, counted from 0."""
+        below = self.below
+        for name, value in values.items():
+            kind = type(value)
+            if kind is list:
+                continue
+            path = below.get(name)
+            if path is None:
+                path = below[name] = _Path(f"{self.name}.{name}" if self.name else name)
+            if kind is dict:
+                path.add(value, n)
+                continue
+            column = path.column
+            if len(column) < n:
+                column += [None] * (n - len(column))
+            column.append(value)
+
+    def columns(self, n: int) -> Iterator[tuple[str, list[Any]]]:
+        """All columns from here, filled up to n lines."""
+        if self.column:
+            yield self.name, self.column + [None] * (n - len(self.column))
+        for path in self.below.values():
+            yield from path.columns(n)
 
 
 def by_column(lines: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Column -> values, None where a line has none.
 
-    One line after the other, which need not all be there at once: pandas, given the lines, would
-    take three times as long.
+    Nested values are named by the path to them, "a.b.c"; lists are left out. Lines are taken one
+    after the other and need not all be there at once: pandas, given them, would take longer.
     """
-    columns: dict[str, list[Any]] = {}
-    n = 0
+    root, n = _Path(""), 0
     for n, line in enumerate(lines, start=1):
-        for name, value in line.items():
-            column = columns.setdefault(name, [])
-            if len(column) < n - 1:
-                column += [None] * (n - 1 - len(column))
-            column.append(value)
-    for column in columns.values():
-        column += [None] * (n - len(column))
-    return columns
+        root.add(line, n - 1)
+    return dict(root.columns(n))
 
 
 # ------------------------------------------------------------------------------- the cache

@@ -21,7 +21,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -115,7 +115,7 @@ class Store:
         self,
         keys: Iterable[str],
         set_aside: bool = False,
-        fields: Container[str] | None = None,
+        fields: Collection[str] | None = None,
     ) -> Summary:
         """The record of each key: the finished one, else the latest accident, else none.
 
@@ -146,7 +146,7 @@ class Store:
                     record = self._load(name, key, summary, set_aside)
                     if record is not None:
                         if fields is not None:
-                            record = {k: v for k, v in record.items() if k in fields}
+                            record = {k: record[k] for k in fields if k in record}
                         summary.records[key] = record
                         break
         return summary
