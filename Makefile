@@ -54,8 +54,8 @@ $(STAMP): requirements.lock
 table1: $(STAMP) ## run the suite of table 1 and build its page (quick profile: minutes on a laptop)
 	@$(PY) -m suites.run table1 $(ARGS)
 
-test: lint ## lint, type checks and all tests
-	@$(PY) -m pytest $(ARGS)
+test: lint ## lint, type checks and all tests, on all cores
+	@$(PY) -m pytest -n auto --dist loadgroup $(ARGS)
 
 lint: $(STAMP) ## ruff and mypy
 	@$(PY) -m ruff check .

@@ -74,5 +74,6 @@ class _SkipWatch:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if os.environ.get("BPFREE_NO_SKIP") == "1":
+    # where tests are spread over processes, the first one hears of all skips
+    if os.environ.get("BPFREE_NO_SKIP") == "1" and not hasattr(config, "workerinput"):
         config.pluginmanager.register(_SkipWatch(), "bpfree-skip-watch")
