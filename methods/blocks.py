@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from methods import batch
+
 M = TypeVar("M", bound=nn.Module)
 Kind = Literal["dense", "conv", "residual"]
 Pooling = Literal["max", "space_to_depth"]
@@ -249,5 +251,5 @@ def dropout(x: Tensor, p: float, rng: Generator, per_channel: bool = False) -> T
     if p == 0.0:
         return x
     shape = x.shape[:2] + (1,) * (x.dim() - 2) if per_channel else x.shape
-    keep = torch.empty(shape, device=x.device, dtype=x.dtype).bernoulli_(1 - p, generator=rng)
+    keep = batch.draw(shape, x, lambda noise: noise.bernoulli_(1 - p, generator=rng))
     return x * keep.div_(1 - p)

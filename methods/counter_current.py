@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from methods import batch
 from methods.base import Method, Task, Traits, adamw, cosine, set_lr, trainable
 from methods.blocks import Block, Blocks
 from methods.registry import register
@@ -75,7 +76,9 @@ def alignment_loss(h: Tensor, g: Tensor, y: Tensor, target: str) -> Tensor:
     cosines = F.normalize(h.flatten(1), dim=1) @ F.normalize(g.flatten(1), dim=1).T
     if target == "class":
         return F.mse_loss(cosines, F.one_hot(y, len(g)).to(h.dtype))
-    return F.mse_loss(cosines[:, y], torch.eye(len(y), device=h.device, dtype=h.dtype))
+    everyone = torch.arange(batch.ranks() * len(y), device=h.device)
+    same = batch.own(everyone)[:, None] == everyone
+    return F.mse_loss(cosines[:, batch.whole(y)], same.to(h.dtype))
 
 
 @register

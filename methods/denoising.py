@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from methods import batch
 from methods.base import Task
 from methods.blocks import Blocks, fresh_copy
 
@@ -184,7 +185,12 @@ def prior_kl(u: Tensor, bar: Tensor, rest: Tensor) -> Tensor:
 
 def gaussian(like: Tensor, rng: Generator | None) -> Tensor:
     """Standard normal noise of a tensor's shape, from an explicit generator."""
-    return torch.randn(like.shape, device=like.device, dtype=like.dtype, generator=rng)
+    return batch.draw(like.shape, like, lambda noise: noise.normal_(generator=rng))
+
+
+def uniform(like: Tensor, rng: Generator) -> Tensor:
+    """A time in [0, 1) for each sample, (B,), from an explicit generator."""
+    return batch.draw((len(like),), like, lambda noise: noise.uniform_(generator=rng))
 
 
 # --------------------------------------------------------------------------------- networks
@@ -196,10 +202,11 @@ def quick_dropout(x: Tensor, p: float, rng: Generator) -> Tensor:
     Args:
         x: dense in memory, in any order of its dimensions.
     """
-    bits = torch.empty((x.numel() + 3) // 4, dtype=torch.int64, device=x.device)
+    n = batch.ranks() * x.numel()
+    bits = torch.empty((n + 3) // 4, dtype=torch.int64, device=x.device)
     bits.random_(-(2**63), None, generator=rng)
     dropped = round(p * 2**16)
-    keep = bits.view(torch.int16)[: x.numel()] >= dropped - 2**15
+    keep = batch.own(bits.view(torch.int16)[:n]) >= dropped - 2**15
     keep = keep.as_strided(x.shape, x.stride()).to(x.dtype)
     return x * keep.mul_(2**16 / (2**16 - dropped))
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from methods import batch
 from methods.base import adamw
 from methods.blocks import Blocks
 
@@ -97,7 +98,8 @@ def peer_gradient(running: Tensor, h: Tensor, strength: float) -> Tensor:
     Returns:
         The gradient of one sample, (n,) or (n, 1, 1).
     """
-    running.mul_(0.9).add_(h.mean([0, *range(2, h.dim())]), alpha=0.1)
+    mean = batch.total(h.mean([0, *range(2, h.dim())])) / batch.ranks()
+    running.mul_(0.9).add_(mean, alpha=0.1)
     pull = (running.mean() - running) * (-2 * strength / len(h))
     return pull.view(-1, *[1] * (h.dim() - 2))
 
@@ -113,7 +115,7 @@ def wrong_labels(y: Tensor, scores: Tensor, negatives: Negatives, rng: Generator
         scores = torch.zeros_like(scores)
     p = scores.scatter(1, y[:, None], -torch.inf).softmax(1)
     # the largest of p_c / Exp(1) is a draw from p
-    noise = torch.empty_like(p).exponential_(generator=rng)
+    noise = batch.draw(p.shape, p, lambda noise: noise.exponential_(generator=rng))
     return (p / noise).argmax(1)
 
 

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from methods import batch
 from methods.base import Method, Task, Traits, adamw, set_lr, steps_down, trainable
 from methods.blocks import Block, Blocks, BlockStyle, PooledLinear, dropout
 from methods.registry import register
@@ -38,7 +39,7 @@ class GreedyConfig:
 
 
 def similarity(z: Tensor) -> Tensor:
-    """Correlation between all pairs of samples of a batch, (B, B), in [−1, 1].
+    """Correlation of samples with all samples of the batch, (B, B), in [−1, 1].
 
     Feature maps with more than 3 channels are first reduced to the standard deviation of each
     channel over space.
@@ -51,7 +52,7 @@ def similarity(z: Tensor) -> Tensor:
         z = _spread(z.flatten(2)) if z.shape[1] > 3 and z.shape[2] > 1 else z.flatten(1)
     z = z - z.mean(dim=1, keepdim=True)
     z = z / (z.norm(dim=1, keepdim=True) + 1e-8)
-    return (z @ z.T).clamp(-1.0, 1.0)
+    return (z @ batch.whole(z).T).clamp(-1.0, 1.0)
 
 
 def _spread(maps: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ from methods.denoising import (
     posterior,
     prior_kl,
     too_deep_without_norm,
+    uniform,
 )
 from methods.registry import register
 
@@ -120,7 +121,7 @@ class NoPropCT(Method):
 
     def train_step(self, x: Tensor, y: Tensor, phase: str, progress: float) -> dict[str, Tensor]:
         u = self.embedding(y)
-        t = torch.rand(len(y), device=x.device, dtype=x.dtype, generator=self.rng)
+        t = uniform(x, self.rng)
         denoising = self.denoising_loss(x, u, t)
         first, last = self.schedule.gamma_1, self.schedule.gamma_0
         classifier = F.cross_entropy(self.classifier(self._noised(u, last)), y)

@@ -28,6 +28,7 @@ from methods.denoising import (
     Embedding,
     gaussian,
     too_deep_without_norm,
+    uniform,
 )
 from methods.registry import register
 
@@ -90,7 +91,7 @@ class NoPropFM(Method):
     def train_step(self, x: Tensor, y: Tensor, phase: str, progress: float) -> dict[str, Tensor]:
         end = self.embedding(y)
         start = gaussian(end, self.rng)
-        t = torch.rand(len(y), device=x.device, dtype=x.dtype, generator=self.rng)
+        t = uniform(x, self.rng)
         share = t[:, None]
         z = share * end + (1 - share) * start + self.config.sigma * gaussian(end, self.rng)
         v = self.velocity(z, self.net.image_term(x), self.net.time_term(t))

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.nn.grad import conv2d_weight
 
+from methods import batch
 from methods.base import Method, Task, Traits, adamw, set_lr, steps_down
 from methods.blocks import Block, Blocks, BlockStyle, dropout
 from methods.registry import register
@@ -162,7 +163,7 @@ class SoftHebb(Method):
         x = x.flatten(1) if block.kind == "dense" else x
         u = layer(x)
         y = competition(u, config.inverse_temperature, config.losers == "anti-hebbian")
-        change = hebbian_change(layer, x, u, y)
+        change = batch.total(hebbian_change(layer, x, u, y))
         away = _distance(layer.weight)
         rate = config.rate * away.sqrt() / (change.abs().amax() + 1e-30)
         layer.weight += rate.view(-1, *[1] * (change.dim() - 1)) * change
@@ -214,8 +215,13 @@ def standardised(x: Tensor, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> Tensor:
     norm.num_batches_tracked += 1
     share = 1 / norm.num_batches_tracked
     running = [cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)]
-    now = [torch.zeros_like(r) for r in running]
-    x = F.batch_norm(x, now[0], now[1], training=True, momentum=1.0, eps=norm.eps)
+    if batch.ranks() == 1:
+        now = [torch.zeros_like(r) for r in running]
+        x = F.batch_norm(x, now[0], now[1], training=True, momentum=1.0, eps=norm.eps)
+    else:
+        mean, variance, n = batch.mean_and_variance(x)
+        x = F.batch_norm(x, mean, variance, eps=norm.eps)
+        now = [mean, variance * (n / (n - 1))]
     for average, value in zip(running, now, strict=True):
         average.lerp_(value, share)
     return x

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from results.record import FINAL, SCHEMA, Record
 from results.store import Store
 from suites.auditing import measure as audit
 from suites.costs import measure as costs
-from suites.engine import datasets, environment
+from suites.engine import datasets, environment, ranks
 from suites.engine.checkpoint import Checkpoint
 from suites.engine.evaluation import Diverged
 from suites.engine.precision import computing
@@ -32,7 +34,8 @@ class Outcome:
 
     Attributes:
         status: that of the record, or "busy" when another process is at work on the cell, or
-            "stopped" when the run was asked to stop.
+            "stopped" when the run was asked to stop, or "lost" when one of several processes that
+            train the cell together is gone.
         warnings: what the user should read, such as a checkpoint that was set aside.
         test_pct: test accuracy of the headline readout, in percent, where there is one.
     """
@@ -41,6 +44,13 @@ class Outcome:
     reason: str | None = None
     warnings: tuple[str, ...] = ()
     test_pct: float | None = None
+
+    @staticmethod
+    def of(record: Record) -> Outcome:
+        """What a record says."""
+        test = record["metrics"].get("test", {})
+        accuracy = next((readout["accuracy_pct"] for readout in test.values()), None)
+        return Outcome(record["status"], record["reason"], tuple(record["warnings"]), accuracy)
 
 
 def use_deterministic_algorithms() -> None:
@@ -83,22 +93,29 @@ def run(
             return Outcome(finished["status"], finished["reason"])
         checkpoint = Checkpoint(store, job.cell)
         record = attempt(job, checkpoint, stop, report)
-        store.publish(record)
+        if store.publish(record) is None:
+            in_vain = "in vain: another process has published its record first"
+            record["warnings"] = [*record["warnings"], in_vain]
         if record["status"] in FINAL:
             checkpoint.remove()
-        test = record["metrics"].get("test", {})
-        return Outcome(
-            record["status"],
-            record["reason"],
-            tuple(record["warnings"]),
-            next((readout["accuracy_pct"] for readout in test.values()), None),
-        )
+        return Outcome.of(record)
     except Stopped:
         return Outcome("stopped")
     except LeaseLost:
         return Outcome("busy")
+    except ranks.Lost:
+        return Outcome("lost")
     finally:
         lease.release()
+
+
+def assist(job: Job) -> None:
+    """Makes the steps of a cell together with the process that runs it, and nothing else."""
+    cell = job.cell
+    trial = Trial(job, torch.device(job.device), Checkpoint(Store(job.results_dir), cell))
+    data = datasets.load(cell.dataset, job.data_dir, cell.protocol.val_fraction)
+    with computing(cell.protocol.precision, trial.device), contextlib.suppress(Diverged):
+        trial.assist(data)
 
 
 def attempt(
@@ -110,7 +127,7 @@ def attempt(
     """The record of one attempt at a cell, whatever becomes of it.
 
     Raises:
-        Stopped, LeaseLost: the attempt ended, and the cell did not.
+        Stopped, LeaseLost, ranks.Lost: the attempt ended, and the cell did not.
     """
     cell = job.cell
     trial = Trial(job, torch.device(job.device), checkpoint, stop, report)
@@ -135,10 +152,16 @@ def attempt(
     except (Stopped, LeaseLost):
         raise
     except Exception as event:
+        if ranks.is_lost(event):
+            raise ranks.Lost from event
         status, reason = "failed", f"{type(event).__name__}: {event}".splitlines()[0]
+        if "can't allocate memory" in reason:  # of torch on a CPU, a plain RuntimeError
+            status = "oom"
         if cell.protocol.execution:
             reason += f" (with --execution {' '.join(cell.protocol.execution)})"
         error = traceback.format_exc()
+    if status != "ok":
+        sys.stderr.write(f"{job.label}: {error or f'{status}: {reason}'}\n")  # into its log
     return record_of(trial, status, reason, error) | found
 
 
@@ -154,6 +177,7 @@ def record_of(trial: Trial, status: str, reason: str | None, error: str | None) 
         "status": status,
         "reason": reason,
         "error": error,
+        "log": None if status == "ok" else f"logs/{cell.key}.log",
         "cell": cell.identity(),
         "metrics": trial.metrics,
         "curves": progress.curves,
@@ -168,7 +192,7 @@ def record_of(trial: Trial, status: str, reason: str | None, error: str | None) 
         "speed": {},
         "audit": {},
         "data_sha256": None,
-        "environment": environment.describe(trial.device),
+        "environment": environment.describe(trial.device) | {"processes": job.ranks},
         "code_sha": cell.code_sha(),
         "sessions": progress.sessions,
         "warnings": trial.warnings,

@@ -7,7 +7,8 @@ nothing else. Workers report through the leases they hold, which any other progr
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import functools
+import math
 import multiprocessing
 import os
 import signal
@@ -23,7 +24,7 @@ import torch
 
 from methods import load_builtin, load_entry_points, load_file
 from results.store import Store
-from suites.engine import engine, sources
+from suites.engine import engine, group, sources
 from suites.engine.engine import Outcome
 from suites.engine.trial import Job
 
@@ -40,10 +41,10 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def default_workers(device: str, n_jobs: int) -> int:
-    """One worker per GPU, or one per core, and never more than there are cells."""
+def default_workers(device: str, n_jobs: int, ranks: int = 1) -> int:
+    """One process per GPU, or one per core, and never more workers than there are cells."""
     most = torch.cuda.device_count() if device == "cuda" else usable_cores()
-    return max(1, min(most, n_jobs))
+    return max(1, min(most // ranks, n_jobs))
 
 
 @dataclass
@@ -63,10 +64,16 @@ class Launcher:
     Attributes:
         workers: processes side by side; the cores are shared out evenly between them.
         plugins: method files that each worker loads.
+        cores: to be shared out.
+        patience_s: how long to wait for a cell that somebody else is at work on.
+        ranks: processes that train a cell together, each on its rows of every mini-batch.
     """
 
     workers: int
     plugins: Sequence[Path] = ()
+    cores: int = field(default_factory=usable_cores)
+    patience_s: float = math.inf
+    ranks: int = 1
     crew: list[Worker] = field(default_factory=list)
 
     def run(self, jobs: Sequence[Job], on_end: OnEnd, tick: Callable[[], None]) -> None:
@@ -81,6 +88,7 @@ class Launcher:
         """
         waiting = list(jobs)
         not_before: dict[str, float] = {}
+        busy_since: dict[str, float] = {}
         try:
             self.crew = [self._hire(i) for i in range(min(self.workers, len(jobs)))]
             while waiting or any(w.job for w in self.crew):
@@ -104,9 +112,13 @@ class Launcher:
                     assert job is not None
                     if self.crew[position] is worker and _ends_after(outcome, job):
                         self.crew[position] = self._hire(worker.index)
-                    if outcome.status in ("busy", "stopped"):
+                    now, key = time.monotonic(), job.cell.key
+                    waited_s = now - busy_since.setdefault(key, now)
+                    if outcome.status == "stopped" or (
+                        outcome.status == "busy" and waited_s <= self.patience_s
+                    ):
                         # somebody else is at work on it, or somebody else stopped our worker
-                        not_before[job.cell.key] = time.monotonic() + BUSY_RETRY_S
+                        not_before[key] = now + BUSY_RETRY_S
                         waiting.append(job)
                     else:
                         on_end(job, outcome)
@@ -119,27 +131,27 @@ class Launcher:
         """Hands a job to a worker, or to a new one in its place if it has died while idle."""
         for _ in range(3):
             try:
+                worker.job = job  # ahead of the sending, which a signal may interrupt
                 worker.pipe.send(job)
-                worker.job = job
                 return worker
             except OSError:
                 worker = self._hire(worker.index)
         raise RuntimeError("worker processes end as soon as they start")
 
     def _hire(self, index: int) -> Worker:
-        threads = max(1, usable_cores() // self.workers)
+        threads = max(1, self.cores // (self.workers * self.ranks))
         context = multiprocessing.get_context("spawn")  # CUDA and threads do not survive a fork
         ours, theirs = context.Pipe()
         process = context.Process(
             target=_work,
             args=(theirs, os.getpid(), index, threads, [str(p) for p in self.plugins]),
-            daemon=True,
+            daemon=self.ranks == 1,  # such a process may start no others
         )
         variables = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         # Linux hands memory out in pages of 4 KiB, filled with zeros: element-wise work on large
         # tensors then takes several times as long as with pages of 2 MiB. No number changes.
         variables["GLIBC_TUNABLES"] = os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
-        with _environment(variables):
+        with _environment(variables), group.held_back():  # until it can deal with them
             process.start()
         theirs.close()
         return Worker(process, ours, index)
@@ -249,23 +261,9 @@ def load_methods(plugins: Sequence[Path | str]) -> list[str]:
 
 def _work(pipe: Connection, parent: int, index: int, threads: int, plugins: list[str]) -> None:
     """Trains one job after another until the launcher says None or is gone."""
-    stopping = False
-
-    def on_terminate(number: int, frame: Any) -> None:
-        nonlocal stopping
-        stopping = True
-
-    # Ctrl-C reaches the whole process group; only the launcher acts on it, in good order
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, on_terminate)
-    torch.set_num_threads(threads)
-    engine.use_deterministic_algorithms()
-    load_methods(plugins)
-
-    def stop() -> bool:
-        return stopping or os.getppid() != parent  # a launcher that was killed cannot ask
-
-    while not stopping:
+    stop = group.heed(parent)
+    _get_ready(threads, plugins)
+    while not stop():
         try:
             if not pipe.poll(1.0):
                 continue
@@ -274,14 +272,29 @@ def _work(pipe: Connection, parent: int, index: int, threads: int, plugins: list
             return
         if job is None:
             return
-        if job.device == "cuda":
-            job = dataclasses.replace(job, device=f"cuda:{index % torch.cuda.device_count()}")
+        devices = [_device(job, index * job.ranks + rank) for rank in range(job.ranks)]
         with _output_to(Path(job.results_dir) / "logs" / f"{job.cell.key}.log"):
-            outcome = engine.run(job, stop)
+            if job.ranks > 1:
+                ready = functools.partial(_get_ready, threads, plugins)
+                outcome = group.run(job, devices, ready, stop)
+            else:
+                outcome = engine.run(job.on(devices[0]), stop)
         with contextlib.suppress(OSError):
             pipe.send(outcome)
         if _ends_after(outcome, job):
             return
+
+
+def _get_ready(threads: int, plugins: list[str]) -> None:
+    """What every process that trains does first."""
+    torch.set_num_threads(threads)
+    engine.use_deterministic_algorithms()
+    load_methods(plugins)
+
+
+def _device(job: Job, n: int) -> str:
+    """The device of the n-th process of a job's kind; GPUs go round."""
+    return f"cuda:{n % torch.cuda.device_count()}" if job.device == "cuda" else job.device
 
 
 @contextlib.contextmanager

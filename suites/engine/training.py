@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from methods import Method
+from methods import Method, batch
 from suites.engine import datasets
 from suites.engine.cell import Cell
 from suites.engine.datasets import Data
@@ -18,6 +18,7 @@ from suites.engine.evaluation import Diverged
 from suites.engine.prefix import Prefix
 from suites.engine.seeds import generator
 
+AGREE_STEPS = 10  # how often processes that share mini-batches agree on losses and on stopping
 LOSS_CHECK_STEPS = 50  # how often the device is asked whether the loss is still finite
 
 
@@ -28,7 +29,9 @@ class Training:
         batch: images in a mini-batch.
         per_epoch: steps in an epoch; an incomplete last batch is left out.
         steps: of all epochs.
-        losses: of the epoch so far, one a step.
+        losses: of the epoch so far, one a step; where several processes share the mini-batches,
+            means over them, as far as these have agreed.
+        agreed: whether they have, on all losses so far.
     """
 
     def __init__(self, cell: Cell, method: Method, data: Data) -> None:
@@ -40,13 +43,15 @@ class Training:
         self._phase_of = _phases(method, self.steps)
         self._prefix = Prefix(method, data, self.batch, cell.protocol.augmentation == "none")
         self.losses = torch.empty(0)
+        self.agreed = True
 
     def start(self) -> None:
         """Lets a method look at the training images as a whole, before its first step."""
         if type(self._method).start is Method.start:  # most rules do not ask for that
             return
         images, labels = self._data.train
-        self._method.start(datasets.prepare(images, self._data.task), labels)
+        with batch.alone():  # each process has all of them
+            self._method.start(datasets.prepare(images, self._data.task), labels)
 
     def epoch(self, epoch: int, made: Sequence[float] = ()) -> Iterator[int]:
         """Makes the steps of an epoch that are left; after each, yields how many are made in all.
@@ -62,10 +67,15 @@ class Training:
         losses[: len(made)] = torch.tensor(made, device=order.device)
         self.losses = losses[: len(made)]
         self._method.train()
+        agreed = len(made)
         for i in range(len(made), self.per_epoch):
             index = order[i * self.batch : (i + 1) * self.batch]
             losses[i] = self._step(epoch, i, index)
             self.losses = losses[: i + 1]
+            self.agreed = (i + 1) % AGREE_STEPS == 0 or i + 1 == self.per_epoch
+            if self.agreed and batch.ranks() > 1:
+                losses[agreed : i + 1] = batch.total(losses[agreed : i + 1]) / batch.ranks()
+                agreed = i + 1
             if (i + 1) % LOSS_CHECK_STEPS == 0:
                 _check_finite(self.losses, epoch * self.per_epoch)
             yield epoch * self.per_epoch + i + 1
@@ -75,19 +85,21 @@ class Training:
         """Step i of an epoch on the training images at `index`; the loss, a 0-d tensor."""
         done = epoch * self.per_epoch + i
         phase = self._phase_of(done)
-        x = self._prefix.rows(phase, index)
+        own = batch.own(index)
+        x = self._prefix.rows(phase, own)
         if x is None:
             x = self._prefix.output(self._images(epoch, i, index), phase)
-        out = self._method.train_step(x, self._data.train[1][index], phase, done / self.steps)
+        out = self._method.train_step(x, self._data.train[1][own], phase, done / self.steps)
         # 0 · x is NaN for any x that is not finite: no part of a loss goes unwatched
         return out["loss"] + 0 * sum(v for k, v in out.items() if k != "loss")
 
     def _images(self, epoch: int, i: int, index: Tensor) -> Tensor:
-        kind, rng = self._cell.protocol.augmentation, None
-        if kind != "none":
-            place = (self._cell.seed, self._cell.dataset, "augment", epoch, i)
-            rng = generator(index.device, *place)
-        return datasets.prepare(self._data.train[0][index], self._data.task, kind, rng)
+        images, task = self._data.train[0], self._data.task
+        kind = self._cell.protocol.augmentation
+        if kind == "none":
+            return datasets.prepare(images[batch.own(index)], task)
+        rng = generator(index.device, self._cell.seed, self._cell.dataset, "augment", epoch, i)
+        return batch.own(datasets.prepare(images[index], task, kind, rng))
 
 
 def _phases(method: Method, steps: int) -> Callable[[int], str]:

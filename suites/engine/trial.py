@@ -9,6 +9,7 @@ interrupted and resumed gives, on the same machine, the same bits as one that wa
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -19,9 +20,9 @@ from typing import Any
 
 import torch
 
-from methods import Method
+from methods import Method, batch
 from suites.costs import counts
-from suites.engine import evaluation, execution
+from suites.engine import evaluation, execution, ranks
 from suites.engine.cell import Cell
 from suites.engine.checkpoint import Checkpoint, Progress, UnusableCheckpoint
 from suites.engine.clock import Clock
@@ -47,6 +48,11 @@ class Job:
     data_dir: Path | None = None
     device: str = "cpu"
     checkpoint_s: float = 30.0  # seconds of training between two checkpoints
+    ranks: int = 1  # processes that share its mini-batches
+
+    def on(self, device: str) -> Job:
+        """The same on another device."""
+        return dataclasses.replace(self, device=device)
 
 
 class Trial:
@@ -83,9 +89,9 @@ class Trial:
             Diverged: a loss or a score is not finite.
         """
         data = data.to(self.device)
-        execution.check(self.cell, data, self.device)
-        self.cost = counts.count(self.cell, data, self.device)
-
+        with batch.alone():
+            execution.check(self.cell, data, self.device)
+            self.cost = counts.count(self.cell, data, self.device)
         peak = PeakMemory(self.device)
         method = self._build(data)
         try:
@@ -104,11 +110,30 @@ class Trial:
                 self.progress.memory[name] = max(filter(None, (before, value)), default=None)
         if self.progress.train_s > self.job.checkpoint_s:
             self.checkpoint.save(method, self.progress)  # reading the test set may take long, too
-        with self._saving_when_stopped(method):
+        with self._saving_when_stopped(method), batch.alone():
             self._test(method, data)
+
+    def assist(self, data: Data) -> None:
+        """Makes the steps of `run` in another process of its group, and nothing else."""
+        data = data.to(self.device)
+        method = self._build(data)
+        saved = self.checkpoint.load(method)
+        if saved is not None:
+            self.progress = saved
+        training = Training(self.cell, method, data)
+        if not self.progress.step:
+            training.start()
+        losses = self.progress.losses
+        for epoch in range(len(self.progress.curves["epoch"]), self.cell.protocol.epochs):
+            for _ in training.epoch(epoch, losses):
+                if training.agreed and ranks.told(self.device) == ranks.STOP:
+                    return
+            losses = []
 
     def _build(self, data: Data) -> Method:
         method = self.cell.build(data.task, self.device)
+        if batch.ranks() > 1:
+            ranks.share(method)
         return execution.carry_out(method, self.cell.protocol.execution)
 
     @contextlib.contextmanager
@@ -138,7 +163,12 @@ class Trial:
                     progress.step = step
                     self._tell(epoch, training.steps)
                     asked = self.stop()
-                    if asked or time.monotonic() - saved_at >= self.job.checkpoint_s:
+                    due = time.monotonic() - saved_at >= self.job.checkpoint_s
+                    if batch.ranks() > 1:
+                        if not training.agreed:
+                            continue
+                        ranks.tell(ranks.STOP if asked else ranks.GO_ON, self.device)
+                    if asked or due:
                         with clock.paused():
                             progress.losses = training.losses.tolist()
                             progress.train_s = clock.seconds
@@ -148,7 +178,7 @@ class Trial:
                             raise Stopped
             progress.losses = training.losses.tolist()
             progress.train_s = clock.seconds
-            with self._saving_when_stopped(method):
+            with self._saving_when_stopped(method), batch.alone():
                 self._end_epoch(method, data, epoch)
             self._tell(epoch, training.steps)
 

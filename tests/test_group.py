@@ -1,0 +1,130 @@
+"""A cell that two processes train together: the same result, and no hang when one dies."""
+
+from __future__ import annotations
+
+import functools
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from results.store import Store
+from suites.engine import engine, group, local
+from suites.engine.cell import Cell, Protocol
+from suites.engine.trial import Job
+
+local.load_methods([])
+READY = functools.partial(local._get_ready, 1, [])
+
+
+def job(folder: Path, method: str, architecture: str, ranks: int, **protocol: Any) -> Job:
+    settings = {"epochs": 2, "batch_size": 64} | protocol
+    cell = Cell.of(method, {}, architecture, "digits", Protocol(**settings), 0)
+    return Job(cell, "a cell", "table1", "quick", "command", folder, ranks=ranks)
+
+
+def together(one: Job, stop: Any = lambda: False) -> engine.Outcome:
+    return group.run(one, ["cpu"] * one.ranks, READY, stop)
+
+
+def record(one: Job) -> dict[str, Any]:
+    return Store(one.results_dir).read([one.cell.key]).records[one.cell.key]
+
+
+@pytest.mark.parametrize(
+    ("method", "architecture", "protocol"),
+    [
+        ("hff", "mlp-2x500", {}),
+        ("greedy", "cnn-small", {"augmentation": "crop4"}),  # pairs, batch norm, dropout
+        ("layerwise", "mlp-2x500", {}),  # phases, with outputs of frozen blocks kept
+    ],
+)
+def test_two_processes_give_the_result_of_one(
+    method: str, architecture: str, protocol: Any, tmp_path: Path
+) -> None:
+    """Up to rounding, which training makes the most of: losses of the first epoch are close."""
+    found = []
+    for ranks in (1, 2):
+        one = job(tmp_path / str(ranks), method, architecture, ranks, **protocol)
+        outcome = engine.run(one) if ranks == 1 else together(one)
+        assert outcome.status == "ok", outcome.reason
+        found.append(record(one))
+    alone, shared = found
+    assert shared["environment"]["processes"] == 2 and alone["key"] == shared["key"]
+    losses = [r["curves"]["train_loss"] for r in found]
+    assert losses[1] == pytest.approx(losses[0], rel=2e-3)
+    accuracies = [r["metrics"]["test"]["last"]["accuracy_pct"] for r in found]
+    assert abs(accuracies[0] - accuracies[1]) <= 1.5
+    assert alone["curves"]["epoch"] == shared["curves"]["epoch"] == [1, 2]
+
+
+def test_stopped_and_resumed_bit_for_bit(tmp_path: Path) -> None:
+    whole = job(tmp_path / "whole", "hff", "mlp-2x500", 2, epochs=40)
+    assert together(whole).status == "ok"
+    parts = job(tmp_path / "parts", "hff", "mlp-2x500", 2, epochs=40)
+    store = Store(parts.results_dir)
+
+    def at_work() -> bool:
+        sign = store.live().get(parts.cell.key, {})
+        return sign.get("step", 0) >= 5
+
+    assert together(parts, at_work).status == "stopped"
+    assert (store.checkpoints_dir / f"{parts.cell.key}.pt").exists()
+    assert together(parts).status == "ok"
+    one, two = record(whole), record(parts)
+    assert two["sessions"] == 2
+    assert one["curves"]["train_loss"] == two["curves"]["train_loss"]
+    assert one["metrics"] == two["metrics"]
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_the_cell_with_a_record(
+    victim: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = job(tmp_path, "hff", "mlp-2x500", 2, epochs=500)
+    begun = time.monotonic()
+    killed = False
+
+    def kill() -> bool:
+        nonlocal killed
+        children = multiprocessing.active_children()
+        if not killed and Store(tmp_path).live().get(one.cell.key, {}).get("step", 0) >= 5:
+            killed = True
+            names = sorted(children, key=lambda process: process.pid or 0)
+            os.kill(names[victim].pid, signal.SIGKILL)  # type: ignore[arg-type]
+        return False
+
+    outcome = together(one, kill)
+    assert killed and time.monotonic() - begun < 120
+    assert outcome.status == "killed"
+    assert outcome.reason == f"process {victim + 1} of 2 was killed by SIGKILL"
+    assert record(one)["status"] == "killed"
+    assert not multiprocessing.active_children()
+
+
+def test_the_command_line(tmp_path: Path) -> None:
+    root = Path(__file__).parents[1]
+    what = ["table1", "--methods", "hff", "--architectures", "mlp-2x500", "--seeds", "1",
+            "--epochs", "1", "--results-dir", str(tmp_path / "r"), "--report-dir",
+            str(tmp_path / "p")]  # fmt: skip
+    run = functools.partial(
+        subprocess.run, cwd=root, capture_output=True, text=True, env=os.environ.copy()
+    )
+    done = run([sys.executable, "-m", "suites.run", *what, "--ranks", "2"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = (tmp_path / "r/records").glob("*.json")
+    assert json.loads(path.read_text())["environment"]["processes"] == 2
+    for more, words in (
+        (["--ranks", "3"], "a mini-batch of 64"),
+        (["--ranks", "0"], "at least 1"),
+        (["--ranks", "2", "--execution", "compile"], "does not go with --execution compile"),
+    ):
+        done = run([sys.executable, "-m", "suites.run", *what, *more])
+        assert done.returncode == 2 and words in done.stderr, done.stderr
