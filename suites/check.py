@@ -5,7 +5,6 @@ Exit status: 0 every check passes, 1 some check fails, 2 the request is wrong.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,10 +13,10 @@ from rich.console import Console
 
 from methods import METHODS, PluginError
 from suites import contract
+from suites.command import Parser, exit_with, fail
 from suites.engine import local
 from suites.engine.architectures import ARCHITECTURES
 from suites.engine.engine import use_deterministic_algorithms
-from suites.run import Parser, exit_with, fail
 from suites.suite import RequestError, choose, rows_of
 
 
@@ -32,7 +31,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"  {name:32} {(function.__doc__ or '').splitlines()[0]}"
             for name, function in contract.CHECKS.items()
         ),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument(
         "methods", nargs="*", metavar="METHOD", help="names (default: the plug-ins', or all)"

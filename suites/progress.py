@@ -66,9 +66,13 @@ class Display:
         if not self.console.is_terminal or now - self._drawn < 0.25:
             return
         self._drawn = now
-        for key, job in self.jobs.items():
-            sign = self._read(key)
-            if sign is None or "step" not in sign:
+        room = max(1, self.console.height - 4)
+        # those at work are few, even where the cells are thousands
+        for key in sorted(path.stem for path in self.live_dir.glob("*.json")):
+            job, sign = self.jobs.get(key), self._read(key)
+            if job is None or sign is None or "step" not in sign:
+                continue
+            if key not in self._rows and len(self._rows) >= room:
                 continue
             val = sign.get("val")
             note = f"epoch {sign['epoch']}/{sign['epochs']}"
@@ -83,6 +87,10 @@ class Display:
             return sign
         except (OSError, ValueError):
             return None
+
+    def say(self, text: str) -> None:
+        """Something the user should know, above the bars."""
+        self.console.print(text, markup=False, highlight=False)
 
     def end(self, job: Job, outcome: Outcome) -> None:
         """One cell has ended."""

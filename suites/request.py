@@ -145,10 +145,7 @@ def expand(
             first = Cell.of(
                 row.method, settings, architecture, dataset, protocol, 0, suite.kind, device
             )
-            wanted += [
-                Wanted(row.id, column, dataclasses.replace(first, seed=seed))
-                for seed in range(n_seeds)
-            ]
+            wanted += [Wanted(row.id, column, first.with_seed(seed)) for seed in range(n_seeds)]
     if not places:
         raise RequestError(
             f"suite {suite.name!r} has no place for these rows on these datasets and "

@@ -1,63 +1,135 @@
-"""python -m suites.status SUITE: what is done, running, failed and missing.
+"""python -m suites.status SUITE: what is done, running, queued, failed and missing.
 
-It reads the plan stored by the last `suites.run` of that suite and the records; it runs nothing.
-Exit status: 0 every cell is ok, 1 some are not yet or failed, 2 the request is wrong.
+It reads the plan stored by the last request of that suite, the records, and the queue where the
+suite was submitted to a cluster; it runs nothing. Exit status: 0 every cell is ok, 1 some are not
+yet or failed, 2 the request is wrong.
 """
 
 from __future__ import annotations
 
-import argparse
+import itertools
+import statistics
 import sys
 from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table as TextTable
 
-from results.record import RecordError
-from results.store import Plan, Store, Summary
-from suites.run import SUITES, Parser, exit_with, fail
-from suites.suite import RequestError, choose
+from results.record import FINAL, Record, seconds_taken
+from results.store import Plan, Store
+from slurm import queue
+from slurm.arrays import Arrays, alive
+from slurm.queue import Entry, SlurmError
+from suites.command import Parser, add_results_dir, exit_with, stored_plan
+
+FIELDS = ("status", "reason", "code_sha", "cell", "timings", "error", "log", "key")
+LINES = 3  # of what a failed cell left behind
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     p = Parser(
         prog="python -m suites.status",
-        description="Shows, for the last request of a suite, what is done, running, failed and "
-        "missing. Reads only; safe to call while a run is under way.",
+        description="Shows, for the last request of a suite, what is done, running, queued, "
+        "failed and missing. Reads only; safe to call while a run is under way.",
         epilog="example:\n  python -m suites.status table1 --results-dir results/runs",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("suite", help=f"one of: {', '.join(SUITES)}")
-    p.add_argument("--results-dir", type=Path, default=Path("results/runs"), metavar="DIR",
-                   help="store of records (default: results/runs)")  # fmt: skip
+    p.add_argument("suite", help="the suite of a request, as in `suites.run`")
+    add_results_dir(p)
     args = p.parse_args(arguments)
     store = Store(args.results_dir)
+    return show(stored_plan(store, args.suite), store, Console(soft_wrap=True))
+
+
+@dataclass
+class Jobs:
+    """The jobs of a suite on a cluster.
+
+    Attributes:
+        keys: cells of jobs in the queue -> their entry.
+        gpu_hours, hours: what all jobs have taken so far; the latter of jobs, whatever they had.
+        trouble: why the queue cannot be looked at, where it cannot.
+    """
+
+    keys: dict[str, Entry] = field(default_factory=dict)
+    hours: float = 0.0
+    gpu_hours: float = 0.0
+    gpus: int = 0
+    submitted: bool = False
+    trouble: str | None = None
+
+
+def jobs_of(store: Store, suite: str, wanted: set[str]) -> Jobs:
+    """What the arrays of a suite and the queue say; Slurm is asked once for all of them."""
+    folder = Arrays(store.root.resolve() / "slurm")
     try:
-        name = choose("suite", [args.suite], list(SUITES))[0]
-        plan = store.read_plan(name)
-    except (RequestError, RecordError) as error:
-        fail(str(error))
-    if plan is None:
-        fail(
-            f"no request of {name!r} is stored in {store.root}; start one with "
-            f"`python -m suites.run {name}`, or point --results-dir elsewhere"
-        )
-    return show(plan, store, Console(soft_wrap=True))
+        everything = folder.read()
+    except SlurmError as error:
+        return Jobs(submitted=True, trouble=str(error))
+    arrays = [array for array in everything if array.about["suite"] == suite]
+    found = Jobs(submitted=bool(arrays))
+    for array in arrays:
+        shifts = itertools.chain.from_iterable(array.shifts().values())
+        hours = sum(shift["seen"] - shift["started"] for shift in shifts) / 3600
+        found.hours += hours
+        found.gpu_hours += hours * array.gpus
+        found.gpus = array.gpus
+    # those of other suites may have cells of this one
+    waiting = [array for array in everything if array.is_open]
+    if not waiting:
+        return found
+    if not queue.here():
+        found.trouble = "jobs were submitted, but there is no squeue here to ask how they are"
+        return found
+    try:
+        entries = folder.entries(waiting)
+    except SlurmError as error:
+        found.trouble = f"the queue cannot be looked at: {error}"
+        return found
+    found.keys = {key: entry for key, entry in alive(waiting, entries).items() if key in wanted}
+    return found
 
 
 def show(plan: Plan, store: Store, console: Console) -> int:
     """Prints the state of every (row, column) and every failure; returns the exit status."""
-    summary = store.read(cell["key"] for cell in plan["cells"])
+    summary = store.read((cell["key"] for cell in plan["cells"]), fields=FIELDS)
     for line in summary.unreadable:
         sys.stderr.write(f"warning: unreadable record set aside: {line}\n")
     live = store.live()
+    keys = {cell["key"] for cell in plan["cells"]}
+    jobs = jobs_of(store, plan["suite"], keys)
     states: dict[tuple[str, str], Counter[str]] = {}
     for cell in plan["cells"]:
         place = states.setdefault((cell["row"], cell["column"]), Counter())
-        place[_state(cell, summary, live)] += 1
+        place[_state(cell, summary.records, live, jobs)] += 1
+    _show_table(plan, states, console)
+    for key, sign in live.items():
+        if key in keys and "step" in sign:
+            console.print(f"running: {sign['cell']}: epoch {sign['epoch']} of {sign['epochs']} "
+                          f"on {sign['host']}", markup=False, highlight=False)  # fmt: skip
+    for record in summary.records.values():
+        if record["status"] != "ok":
+            _show_failure(record, store, console)
+    total = sum(states.values(), Counter())
+    n_ok = total["ok"] + total["stale"]
+    parts = [f"{n_ok} of {len(plan['cells'])} cells ok"]
+    parts += [f"{n} {state}" for state, n in total.items() if state not in ("ok", "stale")]
+    console.print(", ".join(parts), highlight=False)
+    if jobs.keys:
+        console.print(_queue_text(jobs), markup=False, highlight=False)
+    if jobs.trouble:
+        console.print(jobs.trouble, markup=False, highlight=False)
+    if jobs.submitted:
+        _show_hours(plan, summary.records, jobs, console)
+    return 0 if n_ok == len(plan["cells"]) else 1
+
+
+def _show_table(
+    plan: Plan, states: Mapping[tuple[str, str], Counter[str]], console: Console
+) -> None:
     legend = "stale: made by older sources" if any(c["stale"] for c in states.values()) else None
     table = TextTable(title=f"{plan['suite']}, profile {plan['profile']}: {plan['command']}",
                       title_justify="left", caption=legend,
@@ -76,32 +148,71 @@ def show(plan: Plan, store: Store, console: Console) -> int:
             )
         table.add_row(row["label"], *texts)
     console.print(table, markup=False)
-    for key, sign in live.items():
-        if any(cell["key"] == key for cell in plan["cells"]) and "step" in sign:
-            console.print(f"running: {sign['cell']}: epoch {sign['epoch']} of {sign['epochs']} "
-                          f"on {sign['host']}", markup=False, highlight=False)  # fmt: skip
-    for record in summary.records.values():
-        if record["status"] != "ok":
-            console.print(
-                f"{record['status']}: {record['cell']['method']} on {record['cell']['dataset']}/"
-                f"{record['cell']['architecture']}, seed {record['cell']['seed']}: "
-                f"{record['reason']}",
-                markup=False,
-                highlight=False,
-            )
-    total = sum(states.values(), Counter())
-    n_ok = total["ok"] + total["stale"]
-    console.print(f"{n_ok} of {len(plan['cells'])} cells ok", highlight=False)
-    return 0 if n_ok == len(plan["cells"]) else 1
 
 
-def _state(cell: dict[str, str], summary: Summary, live: dict[str, dict[str, object]]) -> str:
-    record = summary.records.get(cell["key"])
+def _state(
+    cell: Mapping[str, str],
+    records: Mapping[str, Record],
+    live: Mapping[str, Any],
+    jobs: Jobs,
+) -> str:
+    record, key = records.get(cell["key"]), cell["key"]
     if record is not None and record["status"] == "ok":
         return "ok" if record["code_sha"] == cell["code_sha"] else "stale"
-    if cell["key"] in live:
+    if record is not None and record["status"] in FINAL:
+        return str(record["status"])
+    if key in live:
         return "running"
-    return record["status"] if record is not None else "missing"
+    if key in jobs.keys:
+        return "queued"
+    return str(record["status"]) if record is not None else "missing"
+
+
+def _show_failure(record: Record, store: Store, console: Console) -> None:
+    """What became of a cell, its last words, and where there are more."""
+    cell = record["cell"]
+    console.print(
+        f"{record['status']}: {cell['method']} on {cell['dataset']}/{cell['architecture']}, "
+        f"seed {cell['seed']}: {record['reason']}",
+        markup=False,
+        highlight=False,
+    )
+    for line in (record.get("error") or "").splitlines()[-LINES:]:
+        console.print(f"    {line}", markup=False, highlight=False, style="dim")
+    log = store.root / (record.get("log") or "")
+    if log.is_file():
+        console.print(f"    log: {log}", markup=False, highlight=False, style="dim")
+
+
+def _queue_text(jobs: Jobs) -> str:
+    """How many jobs run and wait, and for what: "3 jobs running, 40 waiting (Priority)"."""
+    entries = {(entry.name, entry.task): entry for entry in jobs.keys.values()}.values()
+    waiting = Counter(entry.reason for entry in entries if entry.waiting)
+    parts = [f"{len(entries) - waiting.total()} jobs running"]
+    parts += [f"{n} waiting ({reason})" for reason, n in waiting.most_common()]
+    return "in the queue: " + ", ".join(parts)
+
+
+def _show_hours(plan: Plan, records: Mapping[str, Record], jobs: Jobs, console: Console) -> None:
+    """What the cluster has spent, and what is left by the cells that are on record."""
+    places = {cell["key"]: (cell["row"], cell["column"]) for cell in plan["cells"]}
+    took: dict[tuple[str, str], list[float]] = {}
+    for key, record in records.items():
+        if record["status"] == "ok":
+            took.setdefault(places[key], []).append(seconds_taken(record) / 3600)
+    middle = {place: statistics.median(hours) for place, hours in took.items()}
+    left = [p for k, p in places.items() if records.get(k, {}).get("status") not in FINAL]
+    unit, factor = ("GPU-hours", jobs.gpus) if jobs.gpus else ("hours", 1)
+    spent = jobs.gpu_hours if jobs.gpus else jobs.hours
+    text = f"{spent:.1f} {unit} of jobs spent"
+    if left and middle:
+        typical = statistics.median(middle.values())
+        hours = sum(middle.get(place, typical) for place in left) * factor
+        known = sum(place in middle for place in left)
+        text += f", about {hours:.1f} left"
+        if known < len(left):
+            text += f" ({len(left) - known} cells have no finished one of their kind to go by)"
+    console.print(text, highlight=False)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ import pytest
 from methods import METHODS, load_builtin
 from results import published as module
 from results.published import load, published
+from suites.catalogue import SUITES
 from suites.engine.architectures import ARCHITECTURES
-from suites.run import SUITES
 from suites.suite import rows_of
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 from dataclasses import dataclass, field
@@ -107,8 +108,21 @@ class Cell:
             device if kind == "cost" else "",
         )  # fmt: skip
 
+    def with_seed(self, seed: int) -> Cell:
+        """The same cell for another seed; what they share is found out once."""
+        self.identity(), self.code_sha()
+        other = copy.copy(self)
+        object.__setattr__(other, "seed", seed)
+        vars(other).pop("key", None)
+        return other
+
     def identity(self) -> dict[str, Any]:
         """All that can change the numbers, and nothing else: what the key is the hash of."""
+        return {**self._sort, "seed": self.seed}
+
+    @functools.cached_property
+    def _sort(self) -> dict[str, Any]:
+        """The identity, without the seed."""
         protocol: dict[str, Any] = {}
         if self.kind == "train":
             protocol = self.protocol.as_dict()
@@ -124,7 +138,6 @@ class Cell:
             "dataset": self.dataset,
             "dataset_version": DATASETS[self.dataset].version,
             "protocol": protocol,
-            "seed": self.seed,
         }
 
     @functools.cached_property

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
@@ -71,8 +73,23 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
+FROZEN = "frozen.json"  # at the root of a frozen copy of the sources: what git said of them
+
+
+def git_text() -> str:
+    """What git says of the sources, for a copy of them that leaves the repository."""
+    return json.dumps(_git())
+
+
 def _git() -> dict[str, Any]:
-    root = str(Path(__file__).parent.parent)
+    root = Path(__file__).parents[2]
+    with contextlib.suppress(OSError, ValueError):
+        found: dict[str, Any] = json.loads((root / FROZEN).read_text())
+        return found
+    return _ask_git(str(root))
+
+
+def _ask_git(root: str) -> dict[str, Any]:
     commit = _first_line(["git", "-C", root, "rev-parse", "HEAD"])
     if commit is None:
         return {"git_commit": None, "git_dirty": None}

@@ -1,0 +1,65 @@
+"""What all command lines share: errors of one line, exit statuses, Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from results.record import RecordError
+from results.store import Plan, Store
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, and whose epilog stays as it is written."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
+    def error(self, message: str) -> NoReturn:
+        fail(f"{message} (python -m {self.prog.removeprefix('python -m ')} --help explains)")
+
+
+def fail(message: str) -> NoReturn:
+    """Ends the program with one line and exit status 2."""
+    sys.stderr.write("error: " + " ".join(message.split()) + "\n")
+    raise SystemExit(2)
+
+
+def exit_with(main: Callable[[], int]) -> NoReturn:
+    """Ends the program with main's exit status; Ctrl-C before any work is 130, without a trace."""
+    try:
+        status = main()
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        status = 130
+    raise SystemExit(status)
+
+
+def add_results_dir(p: argparse._ActionsContainer) -> None:
+    """Adds where the store of records is."""
+    p.add_argument(
+        "--results-dir",
+        type=Path,
+        default=Path("results/runs"),
+        metavar="DIR",
+        help="store of records (default: results/runs)",
+    )
+
+
+def stored_plan(store: Store, suite: str) -> Plan:
+    """What was asked of a suite last; ends the program where nothing was."""
+    try:
+        plan = store.read_plan(suite)
+    except RecordError as error:
+        fail(str(error))
+    if plan is None:
+        stored = sorted(path.stem for path in store.plans_dir.glob("*.json"))
+        fail(
+            f"no request of {suite!r} is stored in {store.root}"
+            + (f" (there are: {', '.join(stored)})" if stored else "")
+            + f"; start one with `python -m suites.run {suite}`, or point --results-dir elsewhere"
+        )
+    return plan

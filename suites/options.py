@@ -1,0 +1,290 @@
+"""The options of `suites.run` and `suites.submit`, and what is checked before any work starts."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from methods import METHODS, PluginError
+from results.record import FINAL
+from results.store import HEAD, Store
+from slurm.queue import SlurmError
+from slurm.site import SiteError
+from suites.catalogue import SUITES
+from suites.command import add_results_dir
+from suites.engine import datasets
+from suites.engine.datasets import DatasetError
+from suites.engine.execution import CHOICES
+from suites.engine.trial import Job
+from suites.request import Request, Wanted, expand
+from suites.suite import RequestError, Suite, choose, rows_of
+
+# what a request may be refused by, in one line and before any work
+REFUSALS = (RequestError, PluginError, DatasetError, SiteError, SlurmError)
+STALE = (
+    "{} of those on record were made by older sources: they are shown as stale; --fresh trains "
+    "them again"
+)
+
+
+def add_what(p: argparse.ArgumentParser) -> None:
+    """Adds the suite, and what of it is wanted."""
+    p.add_argument("suite", nargs="?", help=f"what to compare: {', '.join(SUITES)}")
+    p.add_argument(
+        "--list",
+        action="store_true",
+        help="show suites, profiles, methods, datasets and architectures, and stop",
+    )
+    what = p.add_argument_group("what is compared")
+    what.add_argument(
+        "--profile",
+        default="quick",
+        metavar="NAME",
+        help="budget: quick (minutes, laptop, embedded data; the default); most suites have "
+        "standard (one GPU, hours) and paper (the published budgets), see --list",
+    )
+    what.add_argument(
+        "--methods",
+        nargs="+",
+        metavar="NAME",
+        help="rows of the table: a method, or one variant of it (greedy-sim)",
+    )
+    what.add_argument("--datasets", nargs="+", metavar="NAME", help="instead of the profile's")
+    what.add_argument("--architectures", nargs="+", metavar="NAME", help="likewise")
+    what.add_argument("--seeds", type=int, metavar="N", help="how many, from 0 (default: profile)")
+    what.add_argument("--epochs", type=int, metavar="N", help="instead of the profile's")
+    what.add_argument(
+        "--precision",
+        metavar="NAME",
+        help="of products: float32, or bf16 (automatic mixed precision), instead of the profile's",
+    )
+    what.add_argument(
+        "--execution",
+        nargs="+",
+        metavar="NAME",
+        help="choices that change speed, memory and rounding: "
+        + "; ".join(f"{name} ({meaning})" for name, meaning in CHOICES.items()),
+    )
+    what.add_argument(
+        "--audit",
+        action="store_true",
+        help="also measure how far each method's training signals travel, and show it",
+    )
+    what.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE.py",
+        help="a file that registers methods of your own; may be repeated",
+    )
+
+
+def add_how(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Adds how it is run, as far as that is the same everywhere; returns the group for more."""
+    how = p.add_argument_group(
+        "how it is run", "Not part of a result's key; threads may change the last digits."
+    )
+    how.add_argument(
+        "--data-dir", type=Path, metavar="DIR", help="where datasets lie, in torchvision's layout"
+    )
+    how.add_argument(
+        "--download", action="store_true", help="fetch missing datasets into --data-dir first"
+    )
+    how.add_argument(
+        "--checkpoint-every",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="training time between two checkpoints of a cell (default: 30)",
+    )
+    how.add_argument(
+        "--ranks",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes that train a cell together, each on its part of every mini-batch and on a "
+        "GPU of its own where there are GPUs (default: 1)",
+    )
+    how.add_argument("--dry-run", action="store_true", help="show what would be trained, and stop")
+    how.add_argument(
+        "--fresh",
+        action="store_true",
+        help="train again what is on record; old records are kept as superseded",
+    )
+    return how
+
+
+def add_where(p: argparse.ArgumentParser) -> None:
+    """Adds where results and pages go."""
+    out = p.add_argument_group("where results go")
+    add_results_dir(out)
+    out.add_argument(
+        "--report-dir",
+        type=Path,
+        default=Path("reports/out"),
+        metavar="DIR",
+        help="pages and tables (default: reports/out)",
+    )
+
+
+# ------------------------------------------------------------------- from options to a request
+
+
+def resolve(
+    args: argparse.Namespace, command: str, extra_methods: Sequence[str], device: str
+) -> Request:
+    """The request that the arguments stand for. Raises RequestError."""
+    if args.suite is None:
+        raise RequestError("say which suite to run, e.g. table1, or --list")
+    suite = SUITES[choose("suite", [args.suite], list(SUITES))[0]]
+    check_rows(args.methods or (), suite)
+    return expand(
+        suite,
+        args.profile,
+        command,
+        methods=args.methods,
+        datasets=args.datasets,
+        architectures=args.architectures,
+        seeds=args.seeds,
+        epochs=args.epochs,
+        precision=args.precision,
+        execution=args.execution,
+        extra_methods=extra_methods,
+        audit=args.audit,
+        device=device,
+    )
+
+
+def check_rows(names: Sequence[str], suite: Suite) -> None:
+    """Raises RequestError for a row that only another suite has, with its settings."""
+    here = {name for row in rows_of([*suite.methods, *METHODS]) for name in (row.id, row.method)}
+    for name in names:
+        for other in SUITES.values():
+            if name not in here and name in {row.id for row in rows_of(other.methods)}:
+                raise RequestError(
+                    f"{name!r} is a row of suite {other.name!r}, not of {suite.name!r}: "
+                    f"python -m suites.run {other.name} --methods {name}"
+                )
+
+
+def check_device(wanted: str) -> str:
+    """The device to train on. Raises RequestError."""
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise RequestError(
+            "--device cuda: torch finds no CUDA device here; use --device cpu, or a machine and a "
+            "torch build with CUDA"
+        )
+    return "cuda" if available and wanted != "cpu" else "cpu"
+
+
+def check_interval(args: argparse.Namespace) -> None:
+    """Raises RequestError for a time between checkpoints that makes no sense."""
+    if args.checkpoint_every < 0:
+        raise RequestError(f"--checkpoint-every must not be negative, not {args.checkpoint_every}")
+
+
+def check_ranks(ranks: int, request: Request) -> None:
+    """Raises RequestError where the cells cannot be shared out to so many processes."""
+    if ranks < 1:
+        raise RequestError(f"--ranks must be at least 1, not {ranks}")
+    if ranks == 1:
+        return
+    if request.suite.kind != "train":
+        raise RequestError(f"--ranks is for training, and {request.suite.name!r} only measures")
+    for wanted in request.wanted:
+        protocol = wanted.cell.protocol
+        if wanted.cell.kind == "train" and protocol.batch_size % ranks:
+            raise RequestError(
+                f"--ranks {ranks}: a mini-batch of {protocol.batch_size} ({wanted.column}) cannot "
+                "be shared out evenly"
+            )
+        if bad := sorted({*protocol.execution} - {"channels_last"}):
+            raise RequestError(f"--ranks {ranks} does not go with --execution {bad[0]}")
+
+
+def check_writable(store: Store, report_dir: Path) -> None:
+    """Proves that results and report can be written, before anything is computed."""
+    try:
+        store.prepare()
+    except OSError as error:
+        raise RequestError(
+            f"results directory {store.root} cannot be written to ({error.strerror}); "
+            "choose another with --results-dir"
+        ) from None
+    try:
+        report_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=report_dir):
+            pass
+    except OSError as error:
+        raise RequestError(
+            f"report directory {report_dir} cannot be made ({error.strerror}); "
+            "choose another with --report-dir"
+        ) from None
+
+
+def check_data(request: Request, data_dir: Path | None, download: bool) -> dict[str, int]:
+    """Reads every dataset once, so that a broken file ends the run before it begins.
+
+    Returns:
+        Training images of each.
+    """
+    names = dict.fromkeys(w.cell.dataset for w in request.wanted)
+    return {name: len(datasets.load(name, data_dir, 0.1, download).train[1]) for name in names}
+
+
+def remaining(request: Request, store: Store) -> tuple[list[Wanted], int]:
+    """The wanted cells that have no finished record, and how many records are stale.
+
+    Unreadable records are set aside, with a warning.
+    """
+    summary = store.read((w.cell.key for w in request.wanted), set_aside=True, fields=HEAD)
+    for line in summary.unreadable:
+        sys.stderr.write(f"warning: unreadable record set aside: {line}\n")
+    todo, n_stale = [], 0
+    for wanted in request.wanted:
+        record = summary.records.get(wanted.cell.key)
+        if record is None or record["status"] not in FINAL:
+            todo.append(wanted)
+        else:
+            n_stale += record["code_sha"] != wanted.cell.code_sha()
+    return todo, n_stale
+
+
+def not_ok(request: Request, store: Store) -> list[str]:
+    """A line for each wanted cell that is not ok: what it is, and what became of it."""
+    records = store.read((w.cell.key for w in request.wanted), fields=HEAD).records
+    lines = []
+    for wanted in request.wanted:
+        found = records.get(wanted.cell.key)
+        if found is None or found["status"] != "ok":
+            what = f"{found['status']}: {found['reason']}" if found else "no record"
+            lines.append(f"not ok: {wanted}: {what}")
+    return lines
+
+
+def jobs_of(
+    args: argparse.Namespace, request: Request, wanted: Sequence[Wanted], device: str
+) -> list[Job]:
+    """The cells with all it takes to run them."""
+    return [
+        Job(
+            cell=w.cell,
+            label=str(w),
+            suite=request.suite.name,
+            profile=request.profile,
+            command=request.plan["command"],
+            results_dir=args.results_dir,
+            data_dir=args.data_dir,
+            device=device,
+            checkpoint_s=args.checkpoint_every,
+            ranks=args.ranks if w.cell.kind == "train" else 1,
+        )
+        for w in wanted
+    ]

@@ -1,0 +1,183 @@
+"""python -m suites.submit SUITE: the cells of a table as jobs of a Slurm cluster.
+
+It returns when the jobs are in the queue. Exit status: 0 submitted, or nothing was left to submit;
+1 with --wait, some cell is not ok; 2 the request itself is wrong or Slurm refuses; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from reports.formatting import plural
+from results.store import Store
+from slurm import queue, site
+from suites import options
+from suites.catalogue import SUITES
+from suites.cluster import Cluster
+from suites.command import Parser, exit_with, fail
+from suites.engine import local
+from suites.progress import Display
+from suites.request import Request
+from suites.show import show_dry_run, show_list
+from suites.suite import RequestError
+
+RETRIES = 2
+
+EXAMPLES = """\
+examples:
+  python -m suites.submit table1 --profile standard --data-dir /data --site site.toml
+      the cells that have no record and are not in the queue, as arrays of jobs; returns at once
+  python -m suites.submit table1 --profile standard --data-dir /data --site site.toml --wait
+      the same, and stays: shows what ends, submits again what was killed, until all is done
+  python -m suites.status table1
+      what is done, running, queued, failed and missing
+  python -m suites.cancel table1
+      takes the jobs out of the queue; checkpoints stay, and submitting again goes on
+  python -m reports.build table1
+      the page, from whatever is on record by now
+
+The same command may be given again at any time, from any machine that sees the results directory:
+nothing is trained twice. The site file says what your cluster wants; docs/slurm.md has one to copy.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `suites.submit`."""
+    p = Parser(
+        prog="python -m suites.submit",
+        description="Submits the cells of a suite that have no record yet as jobs of a Slurm "
+        "cluster, and returns.",
+        epilog=EXAMPLES,
+    )
+    options.add_what(p)
+    how = options.add_how(p)
+    how.add_argument(
+        "--wait",
+        action="store_true",
+        help="follow the jobs, and submit again what was killed (Ctrl-C ends the following, not "
+        "the jobs)",
+    )
+    options.add_where(p)
+    site.add_flags(p)
+    return p
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    args = parser().parse_args(arguments)
+    console = Console(stderr=False, soft_wrap=True)
+    command = shlex.join(["python", "-m", "suites.submit", *arguments])
+    try:
+        request, cluster = prepare(args, command, console)
+        if cluster is None:
+            return 0
+        if args.wait:
+            follow(cluster, console)
+            bad = options.not_ok(request, cluster.store)
+            for line in bad:
+                console.print(line, markup=False, highlight=False)
+            return 1 if bad else 0
+        sent = cluster.submit()
+    except options.REFUSALS as error:
+        fail(str(error))
+    console.print(str(sent), highlight=False)
+    console.print(
+        f"`python -m suites.status {request.suite.name}{_where(args)}` shows how they are",
+        highlight=False,
+    )
+    return 0
+
+
+def prepare(
+    args: argparse.Namespace, command: str, console: Console
+) -> tuple[Request, Cluster | None]:
+    """The request, and the cluster to send it to; None where it was only to be shown.
+
+    Raises:
+        options.REFUSALS: it cannot be sent.
+    """
+    extra = local.load_methods(args.plugin)
+    if args.list:
+        show_list(console, SUITES)
+        raise SystemExit(0)
+    where = site.from_flags(args)
+    device = "cuda" if where.gpus else "cpu"
+    request = options.resolve(args, command, extra, device)
+    options.check_interval(args)
+    options.check_ranks(args.ranks, request)
+    if where.gpus and args.ranks * where.side_by_side > where.gpus and args.ranks > 1:
+        raise RequestError(
+            f"--ranks {args.ranks}: each process needs a GPU of its own, and jobs get {where.gpus}"
+        )
+    if request.suite.kind == "cost" and where.side_by_side > 1:
+        raise RequestError(
+            f"--side-by-side {where.side_by_side}: {request.suite.name!r} times one cell at a time"
+        )
+    store = Store(args.results_dir)
+    todo, n_stale = options.remaining(request, store)
+    jobs = options.jobs_of(args, request, request.wanted, device)
+    cluster = Cluster(store, request.suite.name, jobs, where, args.plugin)
+    if args.dry_run:
+        show_dry_run(console, request, {wanted.cell.key for wanted in todo})
+        n_jobs = len(list(cluster.packs(list(cluster.unfinished().values()), {})))
+        console.print(
+            f"they would make about {plural(n_jobs, 'job')}, less what is in the queue already",
+            highlight=False,
+        )
+        return request, None
+    queue.require()
+    options.check_writable(store, args.report_dir)
+    cluster.sizes = options.check_data(request, args.data_dir, args.download)
+    if args.fresh:
+        if queued := cluster.queued():
+            raise RequestError(
+                f"--fresh: {plural(len(queued), 'cell')} of these are in the queue; first take "
+                f"them out of it by `python -m suites.cancel {request.suite.name}`"
+            )
+        for wanted in request.wanted:
+            store.supersede(wanted.cell.key)
+        todo, n_stale = list(request.wanted), 0
+    store.write_plan(request.plan)
+    console.print(
+        f"{request.suite.name}, profile {request.profile}: {len(request.wanted)} cells, "
+        f"{len(request.wanted) - len(todo)} on record; jobs of {plural(where.cpus, 'core')}, "
+        f"{plural(where.gpus, 'GPU') if where.gpus else 'no GPU'}, {where.minutes} minutes",
+        highlight=False,
+    )
+    if n_stale:
+        console.print(options.STALE.format(n_stale), highlight=False)
+    return request, cluster
+
+
+def follow(cluster: Cluster, console: Console) -> None:
+    """Submits, and shows what becomes of the cells until all have ended. Raises SlurmError."""
+    jobs = list(cluster.unfinished().values())
+    display = Display(console, jobs, cluster.store.live_dir)
+    try:
+        with display:
+            cluster.follow(display.end, display.tick, display.say, RETRIES)
+    except KeyboardInterrupt:
+        if not cluster.sent:
+            console.print("interrupted; the same command goes on", highlight=False)
+            raise SystemExit(130) from None
+        console.print(
+            "no longer following; the jobs go on. The same command follows them again, "
+            f"`python -m suites.cancel {cluster.suite}` takes them out of the queue",
+            highlight=False,
+        )
+        raise SystemExit(130) from None
+
+
+def _where(args: argparse.Namespace) -> str:
+    default = parser().get_default("results_dir")
+    return "" if args.results_dir == default else f" --results-dir {args.results_dir}"
+
+
+if __name__ == "__main__":
+    exit_with(main)

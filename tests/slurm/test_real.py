@@ -1,0 +1,359 @@
+"""Sweeps on a real Slurm of two pretend nodes: nothing lost, nothing run twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from results.store import Store
+from slurm.arrays import Arrays, Task
+from slurm.site import Site
+from suites.engine import local
+from tests.slurm.cluster import Cluster
+from tests.slurm.works import Note
+
+pytestmark = pytest.mark.xdist_group("slurm")  # one cluster, on which they run in turns
+ROOT = Path(__file__).parents[2]
+PLUGINS = str(Path(__file__).with_name("plugins.py"))
+SMALL = ["--cpus", "1", "--memory-gb", "1", "--pack-minutes", "0"]
+SLEEPY = ["--methods", "sleepy", "--plugin", PLUGINS, "--architectures", "mlp-2x500"]
+
+
+def command(module: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", f"suites.{module}", "table1", *arguments]
+
+
+@pytest.fixture
+def environment(slurm: Cluster) -> dict[str, str]:
+    return {**os.environ, **slurm.environment, "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture(autouse=True)
+def no_jobs_are_left(slurm: Cluster) -> Iterator[None]:
+    yield
+    slurm.run("scancel", "--signal=KILL", f"--user={os.getuid()}")
+    slurm.run("scancel", f"--user={os.getuid()}")
+    until("the queue is empty", lambda: not slurm.run("squeue", "-h"), 60)
+
+
+def until(what: str, true: Callable[[], Any], seconds: float = 240) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := true()):
+        assert time.monotonic() < end, f"still waiting after {seconds:.0f} s: {what}"
+        time.sleep(0.2)
+    return found
+
+
+def run(arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        arguments, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=400
+    )
+
+
+def records(folder: Path) -> dict[str, dict[str, Any]]:
+    """The finished records, by key; every file must be whole."""
+    store = Store(folder)
+    plan = store.read_plan("table1")
+    assert plan is not None
+    found = store.read(cell["key"] for cell in plan["cells"])
+    assert not found.unreadable
+    return found.records
+
+
+def numbers(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """All of records that is no time, place or memory."""
+    return {
+        key: {
+            "status": record["status"],
+            "metrics": record["metrics"],
+            "curves": {k: v for k, v in record["curves"].items() if k != "train_s"},
+            "cost": record["cost"],
+            "code": record["code_sha"],
+        }
+        for key, record in found.items()
+    }
+
+
+def arrays(folder: Path) -> list[dict[str, Any]]:
+    paths = (folder / "slurm/arrays").glob("*/array.json")
+    return [json.loads(path.read_text()) for path in paths]
+
+
+def logs(folder: Path) -> str:
+    return "\n".join(p.read_text() for p in (folder / "slurm/arrays").glob("*/*_log.out"))
+
+
+def at_work(folder: Path) -> dict[str, dict[str, Any]]:
+    """Cells whose training has begun: key -> what their worker says."""
+    return {key: sign for key, sign in Store(folder).live().items() if "step" in sign}
+
+
+def job_of(folder: Path, key: str, slurm: Cluster) -> str:
+    """The task that a cell is in, as scancel wants it."""
+    queue = slurm.run("squeue", "-h", "-r", "-t", "running", "-o", "%j %F %K %i")
+    for name, array, task, number in (line.split() for line in queue.splitlines()):
+        said = json.loads((folder / "slurm/arrays" / name / "array.json").read_text())
+        if key in said["keys"][int(task) if task.isdigit() else 0]:
+            return number if not task.isdigit() else f"{array}_{task}"
+    raise LookupError(key)
+
+
+# ------------------------------------------------------------------------------- sweeps
+
+
+def test_records_equal_those_of_the_local_launcher(
+    slurm: Cluster, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Metric for metric, over two nodes, and the page is built."""
+    what = ["--methods", "backprop", "hff", "ff", "greedy-sim", "--epochs", "2", "--seeds", "1"]
+    workers = ["--workers", str(local.usable_cores())]  # of one thread each, as the jobs are
+    here = run(
+        command("run", *what, *workers, "--results-dir", str(tmp_path / "here"),
+                "--report-dir", str(tmp_path / "page-here")),
+        environment,
+    )  # fmt: skip
+    assert here.returncode == 0, here.stderr
+    there = run(
+        command("run", *what, "--launcher", "slurm", "--cpus", "2", "--side-by-side", "2",
+                "--pack-minutes", "0.4", "--results-dir", str(tmp_path / "there"),
+                "--report-dir", str(tmp_path / "page")),
+        environment,
+    )  # fmt: skip
+    assert there.returncode == 0, there.stdout + there.stderr
+    one, two = records(tmp_path / "here"), records(tmp_path / "there")
+    assert len(one) == 7 and numbers(one) == numbers(two)
+    assert all(record["environment"]["slurm"] for record in two.values())
+    assert {r["environment"]["git_commit"] for r in (one | two).values()} == {
+        r["environment"]["git_commit"] for r in one.values()
+    }
+    hosts = {
+        json.loads(path.read_text())["host"]
+        for path in (tmp_path / "there/slurm/arrays").glob("*/*.diary.json")
+    }
+    assert hosts == {"n1", "n2"}
+    assert (tmp_path / "page/table1/index.html").exists()
+
+
+def test_each_job_has_gpus_of_its_own(
+    slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four at once on the two nodes with two each, by any flag."""
+    for name, value in {**slurm.environment, "PYTHONPATH": str(ROOT)}.items():
+        monkeypatch.setenv(name, value)
+    for flag in ("gres", "gpus-per-node"):
+        notes = [tmp_path / f"{flag}-{n}" for n in range(4)]
+        site = Site(gpus=1, gpu_flag=flag, cpus=1, memory_gb=0.5)
+        tasks = [Task((path.name,), Note(path)) for path in notes]
+        Arrays(tmp_path / "slurm").submit(tasks, site, ROOT, {})
+        until("all have noted theirs", lambda notes=notes: all(path.exists() for path in notes))
+        time.sleep(0.5)
+        found = sorted(path.read_text() for path in notes)
+        assert found == ["n1 0", "n1 1", "n2 0", "n2 1"]
+
+
+def test_cut_capped_and_submitted_twice_at_once(
+    slurm: Cluster, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Arrays longer than allowed are cut, two jobs run at a time, every cell starts once."""
+    results = tmp_path / "results"
+    what = [*SLEEPY, *SMALL, "--seeds", "6", "--epochs", "1", "--at-once", "2",
+            "--results-dir", str(results)]  # fmt: skip
+    most, over = 0, threading.Event()
+
+    def sample() -> None:
+        nonlocal most
+        while not over.wait(0.2):
+            most = max(most, len(slurm.run("squeue", "-h", "-r", "-t", "running").splitlines()))
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    try:
+        both = [
+            subprocess.Popen(command("submit", *what), env=environment, cwd=ROOT,
+                             stdout=subprocess.PIPE, text=True)
+            for _ in range(2)
+        ]  # fmt: skip
+        said = [process.communicate(timeout=120)[0] for process in both]
+        assert [process.returncode for process in both] == [0, 0]
+        assert sorted(text.splitlines()[1].split(" in ")[0] for text in said) == [
+            "submitted 0 cells", "submitted 6 cells",
+        ]  # fmt: skip
+        status = run(command("status", "--results-dir", str(results)), environment)
+        assert status.returncode == 1 and "queued" in status.stdout
+        until("all jobs have ended", lambda: not slurm.run("squeue", "-h"), 240)
+    finally:
+        over.set()
+        sampler.join()
+    assert sorted(len(array["keys"]) for array in arrays(results)) == [2, 4]
+    assert most == 2
+    found = records(results)
+    assert [record["status"] for record in found.values()] == ["ok"] * 6
+    assert [record["sessions"] for record in found.values()] == [1] * 6
+    status = run(command("status", "--results-dir", str(results)), environment)
+    assert status.returncode == 0 and "6 of 6 cells ok" in status.stdout
+    again = run(command("submit", *what), environment)
+    assert again.returncode == 0 and "submitted 0 cells" in again.stdout
+
+
+def test_cells_that_do_not_end_well(
+    slurm: Cluster, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """They are told of with state, last words and log, and stop no other cell of their job."""
+    results = tmp_path / "results"
+    done = run(
+        command("run", "--launcher", "slurm", "--plugin", PLUGINS, "--methods", "raises",
+                "diverges", "hungry", "sleepy", "--architectures", "mlp-2x500", "--seeds", "1",
+                "--epochs", "2", "--cpus", "1", "--results-dir", str(results), "--report-dir",
+                str(tmp_path / "page")),
+        environment,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    states = {record["cell"]["method"]: record["status"] for record in records(results).values()}
+    assert states == {"raises": "failed", "diverges": "diverged", "hungry": "oom", "sleepy": "ok"}
+    assert len(arrays(results)) == 1  # one job, and none of them was tried again
+    status = run(command("status", "--results-dir", str(results)), environment)
+    page = (tmp_path / "page/table1/index.html").read_text()
+    for words in ("half of it is enough", "not finite at step", "allocate memory", "logs/"):
+        assert words in status.stdout and words in page, words
+    assert "1 of 4 cells ok" in status.stdout
+
+
+def test_cancelled_and_gone_on_with(
+    slurm: Cluster, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """`suites.cancel` ends the jobs and those who follow them; submitting again goes on."""
+    results = tmp_path / "results"
+    what = [*SLEEPY, *SMALL, "--seeds", "2", "--epochs", "6", "--results-dir", str(results)]
+    slow = {**environment, "BPFREE_TEST_SLEEP": "1"}
+    follower = subprocess.Popen(
+        command("submit", *what, "--wait"), env=slow, cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    until("training has begun", lambda: len(at_work(results)) == 2)
+    time.sleep(2)
+    done = run(command("cancel", "--results-dir", str(results)), environment)
+    assert done.returncode == 0 and done.stdout.startswith("2 jobs cancelled"), done.stderr
+    assert follower.wait(30) == 1
+    until("the jobs have ended", lambda: not slurm.run("squeue", "-h"), 60)
+    assert not [r for r in records(results).values() if r["status"] == "killed"]
+    again = run(command("submit", *what, "--wait"), environment)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert {record["sessions"] for record in records(results).values()} == {2}
+
+
+def test_faults_lose_nothing(slurm: Cluster, environment: dict[str, str], tmp_path: Path) -> None:
+    """A node lost, jobs cancelled, preempted, too long, killed; the submitter killed, too.
+
+    All cells end ok, none is trained to its end twice, and all numbers are those of a run in peace.
+    """
+    results = tmp_path / "results"
+    what = [*SLEEPY, "--seeds", "6", "--epochs", "6", "--checkpoint-every", "2"]
+    there = [*what, *SMALL, "--partition", "low", "--warning-s", "20", "--minutes", "5",
+             "--results-dir", str(results), "--wait"]  # fmt: skip
+    slow = {**environment, "BPFREE_TEST_SLEEP": "0.5"}  # a minute per cell
+    first = subprocess.Popen(
+        command("submit", *there), env=slow, cwd=ROOT, stdout=subprocess.DEVNULL
+    )
+    until("two jobs train", lambda: len(at_work(results)) >= 2)
+    first.kill()
+    first.wait()
+    with open(tmp_path / "follower.log", "w") as log:
+        second = subprocess.Popen(
+            command("submit", *there), env=slow, cwd=ROOT, stdout=log, stderr=log
+        )
+    until("four jobs train", lambda: len(at_work(results)) == 4)
+    begun = list(at_work(results).items())
+    jobs = {key: job_of(results, key, slurm) for key, _ in begun}
+    (long, _), (cancelled, _), (killed, sign), *_ = begun
+    slurm.run("scontrol", "update", f"jobid={jobs[long]}", "TimeLimit=1")
+    slurm.run("scancel", jobs[cancelled])
+    os.kill(int(str(sign["process"]).partition(":")[0]), signal.SIGKILL)
+    until("others are at work", lambda: len(at_work(results).keys() - {killed, cancelled}) >= 3)
+    # preempted: a job of the better partition wants a whole node
+    slurm.run(
+        "sbatch",
+        "--partition=main",
+        "--exclusive",
+        "--nodelist=n1",
+        "--output=/dev/null",
+        "--wrap=sleep 3",
+    )
+    arrays_dir = results / "slurm/arrays"
+    until("a job was put back", lambda: list(arrays_dir.glob("*/*.1.diary.json")))
+    until("three are at work again", lambda: len(at_work(results)) >= 3)
+    slurm.run("scancel", job_of(results, next(iter(at_work(results))), slurm))
+    slurm.fail_node("n2")
+    slurm.run("scontrol", "update", "NodeName=n2", "State=DOWN", "Reason=test")
+    time.sleep(2)
+    slurm.start_node("n2")
+    slurm.run("scontrol", "update", "NodeName=n2", "State=RESUME")
+    assert second.wait(500) == 0, (tmp_path / "follower.log").read_text()
+
+    here = tmp_path / "here"
+    workers = ["--workers", str(local.usable_cores()), "--results-dir", str(here)]
+    peace = run(
+        command("run", *what, *workers, "--report-dir", str(tmp_path / "page")), environment
+    )
+    assert peace.returncode == 0, peace.stderr
+    found = records(results)
+    assert numbers(found) == numbers(records(here)) and len(found) == 6
+    assert "in vain" not in logs(results)
+    accidents = Counter(
+        json.loads(path.read_text())["status"] for path in (results / "records").glob("*.*-*.json")
+    )
+    assert accidents["killed"] >= 2, accidents  # one by SIGKILL, one by scancel
+    # how many were hit in the middle is a matter of timing; that some went on is not
+    assert sum(record["sessions"] > 1 for record in found.values()) >= 2
+    ends = Counter(
+        json.loads(path.read_text()).get("end")
+        for path in (results / "slurm/arrays").glob("*/*.diary.json")
+    )
+    assert ends["requeued"] >= 2, ends  # preempted, and out of time
+
+
+def test_a_waiting_job_runs_the_code_of_its_submission(
+    slurm: Cluster, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """A plug-in edited, and removed, while its job waits."""
+    results, plugin = tmp_path / "results", tmp_path / "mine.py"
+    text = Path(PLUGINS).read_text()
+    plugin.write_text(text)
+    what = ["--plugin", str(plugin), "--methods", "sleepy", "--architectures", "mlp-2x500",
+            "--seeds", "1", "--epochs", "1", *SMALL, "--results-dir", str(results)]  # fmt: skip
+    slurm.run("scontrol", "update", "PartitionName=main", "State=DOWN")
+    try:
+        assert run(command("submit", *what), environment).returncode == 0
+        plugin.unlink()
+    finally:
+        slurm.run("scontrol", "update", "PartitionName=main", "State=UP")
+    until("the cell is on record", lambda: records(results))
+    (record,) = records(results).values()
+    assert record["status"] == "ok", record["error"]
+
+
+def test_without_srun_a_job_is_warned_all_the_same(
+    slurm: Cluster, environment: dict[str, str], tmp_path: Path
+) -> None:
+    results, site = tmp_path / "results", tmp_path / "site.toml"
+    site.write_text("use_srun = false\n")
+    what = [*SLEEPY, *SMALL, "--seeds", "1", "--epochs", "2", "--site", str(site),
+            "--results-dir", str(results)]  # fmt: skip
+    slow = {**environment, "BPFREE_TEST_SLEEP": "1"}
+    assert run(command("submit", *what), slow).returncode == 0
+    (key,) = until("training has begun", lambda: at_work(results))
+    slurm.run("scancel", "--batch", "--signal=USR2", job_of(results, key, slurm))
+    diaries = (results / "slurm/arrays").glob
+    until("it runs again", lambda: list(diaries("*/0.1.diary.json")))
+    until("the cell is on record", lambda: records(results))
+    (record,) = records(results).values()
+    assert record["status"] == "ok" and record["sessions"] == 2
