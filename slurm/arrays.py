@@ -176,7 +176,7 @@ class Arrays:
             "keys": [list(task.keys) for task in tasks],
             "about": about,
             "submitted": time.time(),
-            "gpus": site.gpus,
+            "gpus": site.gpus * site.nodes,
             "job": None,
             "settled": [],
         }

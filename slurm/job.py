@@ -21,7 +21,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,8 +34,15 @@ FRUITLESS = 2  # shifts of full length without any progress, after which a job g
 class Work(Protocol):
     """What a job is made of."""
 
-    def __call__(self) -> None:
-        """Does what is left to do; a KeyboardInterrupt ends it, with checkpoints."""
+    def __call__(self, meeting: Path) -> None:
+        """Does what is left to do; a KeyboardInterrupt ends it, with checkpoints.
+
+        Args:
+            meeting: a file of which all nodes of this start of the job know.
+        """
+
+    def assist(self, meeting: Path, over: Callable[[], bool]) -> None:
+        """On all nodes but the first: helps it, until `over` says that it has ended."""
 
     def progress(self) -> object:
         """Something that differs whenever the work has come further."""
@@ -72,6 +79,9 @@ class Shift:
     minutes: float
 
     def __call__(self) -> None:
+        if int(os.environ.get("SLURM_PROCID", "0")) > 0:
+            self._assist()
+            return
         diary = Diary(self.folder, self.task)
         end, work, before = "failed", None, None
         advanced, fruitless = True, False
@@ -79,7 +89,7 @@ class Shift:
             with _warned():
                 work = pickle.loads(self.work)
                 before = work.progress()
-                work()
+                work(_meeting(diary.path))
             end = "done"
         except Warned as warning:
             end = "requeued" if warning.number == WARNING else "stopped"
@@ -99,6 +109,22 @@ class Shift:
             if not _requeue():
                 diary.close("stopped", advanced, fruitless)
             sys.exit()  # without a result: this job is not over
+
+    def _assist(self) -> None:
+        # the first node deals with warnings, and needs the others for its last steps
+        for number in (WARNING, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        diary = diary_of(self.folder, self.task)
+
+        def over() -> bool:
+            return "ended" in (read_diary(diary) or ())
+
+        pickle.loads(self.work).assist(_meeting(diary), over)
+
+
+def _meeting(diary: Path) -> Path:
+    """The file by which the nodes of a job find each other."""
+    return diary.with_name(diary.name.replace(".diary.", ".meeting."))
 
 
 @contextlib.contextmanager
@@ -141,17 +167,16 @@ class Diary:
     """
 
     def __init__(self, folder: Path, task: int) -> None:
-        self.restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         self.started = time.time()
+        self.path = diary_of(folder, task)
         self._folder, self._task = folder, task
-        self._path = folder / f"{task}.{self.restart}.diary.json"
         self._over = threading.Event()
         self._said: dict[str, Any] = {
             "host": os.environ.get("SLURMD_NODENAME", platform.node()),
             "job": os.environ.get("SLURM_JOB_ID"),
             "started": self.started,
         }
-        write_json(self._path, self._said)
+        write_json(self.path, self._said)
         threading.Thread(target=self._beat, daemon=True).start()
 
     def close(self, end: str, advanced: bool, fruitless: bool) -> None:
@@ -165,13 +190,13 @@ class Diary:
         self._said |= {
             "ended": time.time(), "end": end, "advanced": advanced, "fruitless": fruitless,
         }  # fmt: skip
-        write_json(self._path, self._said)
+        write_json(self.path, self._said)
 
     def fruitless_before(self) -> int:
         """How many shifts directly before this one came no further."""
         n = 0
-        for restart in range(self.restart - 1, -1, -1):
-            said = read_diary(self._folder / f"{self._task}.{restart}.diary.json")
+        for restart in range(_restarts() - 1, -1, -1):
+            said = read_diary(diary_of(self._folder, self._task, restart))
             if said is None or not said.get("fruitless"):
                 break
             n += 1
@@ -180,7 +205,17 @@ class Diary:
     def _beat(self) -> None:
         while not self._over.wait(BEAT_S):
             with contextlib.suppress(OSError):
-                os.utime(self._path)
+                os.utime(self.path)
+
+
+def diary_of(folder: Path, task: int, restart: int | None = None) -> Path:
+    """The diary of a task, of this start of it unless another is asked for."""
+    return folder / f"{task}.{_restarts() if restart is None else restart}.diary.json"
+
+
+def _restarts() -> int:
+    """How often this job was started before."""
+    return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
 
 def write_json(path: Path, said: Mapping[str, Any]) -> None:

@@ -29,13 +29,18 @@ class Site:
     account: str = _option("", "account to charge")
     qos: str = _option("", "quality of service")
     constraint: str = _option("", "features that nodes must have, such as a100")
-    gpus: int = _option(0, "GPUs of a job (default: none, training on CPUs)", least=0)
+    nodes: int = _option(1, "machines of a job, for cells of several processes", least=1)
+    gpus: int = _option(
+        0, "GPUs of a job, on each of its nodes (default: none, training on CPUs)", least=0
+    )
     gpu_flag: str = _option(
         "gres", f"how this cluster is asked for GPUs: {', '.join(GPU_FLAGS)}", known=GPU_FLAGS
     )
     gpu_type: str = _option("", "kind of GPU, such as a100")
-    cpus: int = _option(4, "CPU cores of a job", least=1)
-    memory_gb: float = _option(0.0, "memory of a job (default: the cluster's)", least=0)
+    cpus: int = _option(4, "CPU cores of a job, on each node", least=1)
+    memory_gb: float = _option(
+        0.0, "memory of a job, on each node (default: the cluster's)", least=0
+    )
     minutes: int = _option(
         60, "time limit of a job; work that is not done by then goes on in the next", least=1
     )
@@ -70,11 +75,19 @@ class Site:
             )
         if self.srun and not self.use_srun:
             raise SiteError("srun has arguments, but use_srun is false")
+        if self.nodes > 1 and not self.use_srun:
+            raise SiteError(f"nodes = {self.nodes} are reached by srun, but use_srun is false")
+        if self.nodes > 1 and self.side_by_side > 1:
+            raise SiteError(
+                f"nodes = {self.nodes} train one cell together, but side_by_side is "
+                f"{self.side_by_side}"
+            )
 
     def parameters(self) -> dict[str, Any]:
         """The same as parameters of submitit's Slurm executor."""
         found: dict[str, Any] = {
-            "time": self.minutes, "cpus_per_task": self.cpus, "ntasks_per_node": 1, "nodes": 1,
+            "time": self.minutes, "cpus_per_task": self.cpus, "ntasks_per_node": 1,
+            "nodes": self.nodes,
             "signal_delay_s": self.warning_s, "stderr_to_stdout": True, "use_srun": self.use_srun,
         }  # fmt: skip
         for name in ("partition", "account", "qos", "constraint", "exclusive"):
@@ -86,11 +99,15 @@ class Site:
         more: dict[str, Any] = {"requeue": True, **(self.extra or {})}
         if self.gpus:
             kind = f"{self.gpu_type}:" if self.gpu_type else ""
-            more[self.gpu_flag] = f"{'gpu:' if self.gpu_flag == 'gres' else ''}{kind}{self.gpus}"
+            # that flag is of the whole job, the others of a node or its one task
+            n = self.gpus * self.nodes if self.gpu_flag == "gpus" else self.gpus
+            more[self.gpu_flag] = f"{'gpu:' if self.gpu_flag == 'gres' else ''}{kind}{n}"
         if not self.use_srun:  # then nothing passes the warning on but the batch shell itself
             more["signal"] = f"B:USR2@{self.warning_s}"
-        if self.srun:
-            found["srun_args"] = list(self.srun)
+        # without it, the first node would wait for others that are gone, and they for it
+        srun = [*self.srun, *(["--kill-on-bad-exit=1"] if self.nodes > 1 else [])]
+        if srun:
+            found["srun_args"] = srun
         found["additional_parameters"] = more
         return found
 

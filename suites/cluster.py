@@ -34,7 +34,7 @@ from slurm.arrays import Array, Arrays, Task
 from slurm.frozen import freeze
 from slurm.queue import Entry, SlurmError
 from slurm.site import Site
-from suites.engine import engine, environment, local
+from suites.engine import engine, environment, local, nodes
 from suites.engine.architectures import ARCHITECTURES
 from suites.engine.cell import Cell
 from suites.engine.datasets import bare_task
@@ -60,15 +60,24 @@ class CellWork:
     jobs: tuple[Job, ...]
     side_by_side: int
     plugins: tuple[Path, ...]
+    nodes: int
 
-    def __call__(self) -> None:
+    def __call__(self, meeting: Path) -> None:
         local.load_methods(self.plugins)
         cores = int(os.environ.get("SLURM_CPUS_PER_TASK") or local.usable_cores())
         # threads follow from the site, not from how full the pack is: sums over them round
         # differently, so the same command gives the same bits
-        workers, ranks = self.side_by_side, self.jobs[0].ranks
-        launcher = local.Launcher(workers, self.plugins, cores, PATIENCE_S, ranks)
+        ranks = max(job.ranks for job in self.jobs)
+        launcher = local.Launcher(
+            self.side_by_side, self.plugins, cores, PATIENCE_S, ranks, self.nodes,
+            meeting if self.nodes > 1 else None,
+        )  # fmt: skip
         launcher.run(self.jobs, _say, lambda: None)
+
+    def assist(self, meeting: Path, over: Callable[[], bool]) -> None:
+        """Lends the cores and GPUs of another node."""
+        local.load_methods(self.plugins)
+        nodes.assist(meeting, over)
 
     def progress(self) -> object:
         """Which cells have a record, and when the others were saved."""
@@ -204,7 +213,7 @@ class Cluster:
 
     def _task(self, pack: Sequence[Job], code: Path) -> Task:
         plugins = [code / "plugins" / str(n) / p.name for n, p in enumerate(self.plugins)]
-        work = CellWork(tuple(pack), self.site.side_by_side, tuple(plugins))
+        work = CellWork(tuple(pack), self.site.side_by_side, tuple(plugins), self.site.nodes)
         return Task(tuple(job.cell.key for job in pack), work)
 
     # ------------------------------------------------------------------------ packing

@@ -111,9 +111,15 @@ def prepare(
     request = options.resolve(args, command, extra, device)
     options.check_interval(args)
     options.check_ranks(args.ranks, request)
-    if where.gpus and args.ranks * where.side_by_side > where.gpus and args.ranks > 1:
+    if args.ranks % where.nodes:
         raise RequestError(
-            f"--ranks {args.ranks}: each process needs a GPU of its own, and jobs get {where.gpus}"
+            f"--nodes {where.nodes}: they train a cell together, each in as many processes; "
+            f"--ranks {args.ranks} cannot be shared out evenly"
+        )
+    n_gpus = where.gpus * where.nodes
+    if where.gpus and args.ranks * where.side_by_side > n_gpus and args.ranks > 1:
+        raise RequestError(
+            f"--ranks {args.ranks}: each process needs a GPU of its own, and jobs get {n_gpus}"
         )
     if request.suite.kind == "cost" and where.side_by_side > 1:
         raise RequestError(

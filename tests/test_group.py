@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import multiprocessing
@@ -10,13 +11,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from results.store import Store
-from suites.engine import engine, group, local
+from suites.engine import engine, group, local, nodes
 from suites.engine.cell import Cell, Protocol
 from suites.engine.trial import Job
 
@@ -107,6 +109,76 @@ def test_a_killed_process_ends_the_cell_with_a_record(
     assert outcome.reason == f"process {victim + 1} of 2 was killed by SIGKILL"
     assert record(one)["status"] == "killed"
     assert not multiprocessing.active_children()
+
+
+@pytest.fixture
+def other_node(tmp_path: Path) -> Iterator[tuple[Path, Any]]:
+    """A process that takes the part of another node, and the file by which it is met."""
+    meeting, over = tmp_path / "meeting.json", tmp_path / "over"
+    process = multiprocessing.get_context("spawn").Process(
+        target=help_out, args=(meeting, over), name="other node"
+    )
+    process.start()
+    yield meeting, process
+    over.touch()
+    process.join(20)
+    assert process.exitcode in (0, -signal.SIGKILL)
+
+
+def help_out(meeting: Path, over: Path) -> None:
+    local.load_methods([])
+    nodes.assist(meeting, over.exists)
+
+
+def test_two_nodes_give_the_bits_of_one(tmp_path: Path, other_node: tuple[Path, Any]) -> None:
+    """With as many processes."""
+    alone = job(tmp_path / "one", "hff", "mlp-2x500", 2)
+    assert together(alone).status == "ok"
+    others = nodes.gather(other_node[0], 1, lambda: False)
+    apart = job(tmp_path / "two", "hff", "mlp-2x500", 2)
+    outcome = group.run(apart, ["cpu"] * 2, READY, lambda: False, others)
+    assert outcome.status == "ok", outcome
+    assert record(alone)["curves"]["train_loss"] == record(apart)["curves"]["train_loss"]
+    assert record(alone)["metrics"] == record(apart)["metrics"]
+
+
+@pytest.mark.parametrize("whole_node", [False, True])
+def test_a_loss_on_another_node_ends_the_cell_with_a_record(
+    whole_node: bool, tmp_path: Path, other_node: tuple[Path, Any]
+) -> None:
+    meeting, process = other_node
+    others = nodes.gather(meeting, 1, lambda: False)
+    one = job(tmp_path, "hff", "mlp-2x500", 2, epochs=500)
+    killed = False
+
+    def kill() -> bool:
+        nonlocal killed
+        if not killed and Store(tmp_path).live().get(one.cell.key, {}).get("step", 0) >= 5:
+            killed = True
+            os.kill(process.pid if whole_node else child_of(process.pid), signal.SIGKILL)
+        return False
+
+    outcome = group.run(one, ["cpu"] * 2, READY, kill, others)
+    assert killed and outcome.status == "killed"
+    assert outcome.reason == "process 2 of 2 " + (
+        "is gone with its node, which does not answer any more"
+        if whole_node
+        else "was killed by SIGKILL"
+    )
+    assert record(one)["status"] == "killed"
+    if not whole_node:  # it is there for the next cell
+        again = job(tmp_path, "ff", "mlp-2x500", 2)
+        assert group.run(again, ["cpu"] * 2, READY, lambda: False, others).status == "ok"
+
+
+def child_of(pid: int) -> int:
+    """The process that trains, among those that another one has started."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+            if parent == pid and b"spawn_main" in (path.parent / "cmdline").read_bytes():
+                return int(path.parent.name)
+    raise LookupError(pid)
 
 
 def test_the_command_line(tmp_path: Path) -> None:

@@ -115,7 +115,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     return list(zip(*in_two(tmp_path_factory.mktemp("ranks"), all_pairs), strict=True))
 
 
-@pytest.mark.xdist_group("ranks")
 @pytest.mark.parametrize("which", range(len(PAIRS)), ids=[f"{r.id}-{n}" for r, n in PAIRS])
 def test_halves_make_the_steps_of_the_whole(
     which: int, shared: list[Any], monkeypatch: pytest.MonkeyPatch

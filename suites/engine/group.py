@@ -1,8 +1,9 @@
-"""A cell trained by several processes of this machine together, and what becomes of it if one dies.
+"""A cell trained by several processes together, and what becomes of it if one dies.
 
 The first one, rank 0, runs the cell as a process on its own would: lease, checkpoints, evaluation,
-record. The others make the steps of training with it. Whoever asked for the cell only watches, and
-ends them all when one is gone: the others would wait for it for ever.
+record. The others make the steps of training with it, on this machine or on other nodes of the same
+job (nodes.py). Whoever asked for the cell only watches, and ends them all when one is gone: the
+others would wait for it for ever.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import multiprocessing
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -29,6 +32,22 @@ WARNINGS = {signal.SIGTERM, signal.SIGUSR2}  # Slurm sends them to all processes
 WORD_S = 5.0  # to wait for word of the first process when another one is gone
 PATIENCE_S = 10.0  # for the others to end after the first one
 FOREVER = timedelta(days=30)  # of waiting in an exchange, while rank 0 predicts
+LOST = 300  # in the place of an exit status: the node of the process does not answer any more
+
+
+class Node(Protocol):
+    """Another machine; see nodes.Node.
+
+    Attributes:
+        codes: how the processes that it started last have ended, as `exitcode`, or LOST.
+    """
+
+    connection: Connection
+    codes: list[int | None]
+
+    def start(self, part: Part) -> None: ...
+    def end(self) -> None: ...
+    def hear(self) -> None: ...
 
 
 @contextlib.contextmanager
@@ -63,31 +82,69 @@ def heed(parent: int) -> Callable[[], bool]:
     return lambda: stopping or os.getppid() != parent
 
 
-def run(
-    job: Job, devices: Sequence[str], prepare: Callable[[], None], stop: Callable[[], bool]
-) -> Outcome:
-    """Runs a cell in one process for each device; as engine.run.
+@dataclass(frozen=True)
+class Part:
+    """The processes that one machine has of those that train a cell together.
+
+    Attributes:
+        ranks: their numbers among all.
+        devices: of all ranks, "cpu" or "cuda:1".
+        url: where they meet.
+        prepare: called in each process first; it can be pickled.
+    """
+
+    job: Job
+    ranks: range
+    devices: tuple[str, ...]
+    url: str
+    prepare: Callable[[], None]
+
+
+def start(part: Part, pipe: Connection | None = None) -> list[Any]:
+    """Starts processes on this machine.
 
     Args:
-        devices: of the ranks, "cpu" or "cuda:1".
-        prepare: called in each process first; it can be pickled.
-        stop: asked several times a second; True ends the run with a checkpoint.
+        pipe: by which rank 0 tells the outcome.
     """
     context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    port = free_port()
     processes = [
         context.Process(
-            target=_rank,
-            args=(job, os.getpid(), rank, devices, port, prepare, theirs if rank == 0 else None),
-            daemon=True,
+            target=_rank, args=(part, rank, os.getpid(), None if rank else pipe), daemon=True
         )
-        for rank in range(len(devices))
+        for rank in part.ranks
     ]
     with held_back():
         for process in processes:
             process.start()
+    return processes
+
+
+def run(
+    job: Job,
+    devices: Sequence[str],
+    prepare: Callable[[], None],
+    stop: Callable[[], bool],
+    nodes: Sequence[Node] = (),
+) -> Outcome:
+    """Runs a cell in one process for each device; as engine.run.
+
+    Args:
+        devices: of the ranks; every machine has as many of them.
+        prepare: called in each process first; it can be pickled.
+        stop: asked several times a second; True ends the run with a checkpoint.
+        nodes: other machines.
+    """
+    ours, theirs = multiprocessing.get_context("spawn").Pipe()
+    n = len(devices) // (1 + len(nodes))
+    url = f"tcp://{address() if nodes else '127.0.0.1'}:{free_port()}"
+    first, *others = (
+        Part(job, range(n * i, n * i + n), tuple(devices), url, prepare)
+        for i in range(1 + len(nodes))
+    )
+    processes = start(first, theirs)
     theirs.close()
+    for node, part in zip(nodes, others, strict=True):
+        node.start(part)
     outcome: Outcome | None = None
     asked = False
     try:
@@ -96,18 +153,19 @@ def run(
                 asked = True
                 processes[0].terminate()  # which tells the others
             alive = [process for process in processes if process.exitcode is None]
-            wait([ours, *(process.sentinel for process in alive)], timeout=0.2)
+            handles = [ours, *(process.sentinel for process in alive)]
+            wait([*handles, *(node.connection for node in nodes)], timeout=0.2)
+            codes = _codes(processes, nodes)
             # the others may end in good order while the first one tests
-            gone = any(p.exitcode not in (None, 0) for p in processes)
-            gone = gone or processes[0].exitcode is not None
+            gone = codes[0] is not None or any(code not in (None, 0) for code in codes)
             # what the first one has to say explains more than how another one ended
             outcome = _hear(ours, WORD_S if gone else 0)
-            killed = any((p.exitcode or 0) < 0 for p in processes[1:])
+            killed = any(code == LOST or (code or 0) < 0 for code in codes[1:])
             if (outcome is None and gone) or (
                 outcome is not None
                 and (outcome.status == "lost" or (outcome.status == "failed" and killed))
             ):
-                outcome = _bury(job, processes)
+                outcome = _bury(job, processes, nodes)
         return outcome
     finally:
         for process in processes:
@@ -115,6 +173,17 @@ def run(
             if process.is_alive():
                 process.kill()
                 process.join()
+        for node in nodes:
+            node.end()
+
+
+def _codes(processes: Sequence[Any], nodes: Sequence[Node]) -> list[int | None]:
+    """How each rank has ended: its exit status, −signal, LOST with its node, None if it runs."""
+    codes = [process.exitcode for process in processes]
+    for node in nodes:
+        node.hear()
+        codes += node.codes
+    return codes
 
 
 def _hear(pipe: Connection, seconds: float) -> Outcome | None:
@@ -125,48 +194,57 @@ def _hear(pipe: Connection, seconds: float) -> Outcome | None:
     return None
 
 
-def _bury(job: Job, processes: Sequence[Any]) -> Outcome:
+def _bury(job: Job, processes: Sequence[Any], nodes: Sequence[Node]) -> Outcome:
     """The record of a cell one of whose processes died."""
-    wait([process.sentinel for process in processes], timeout=WORD_S)
-    codes = [process.exitcode for process in processes]
+    end = time.monotonic() + WORD_S
+    while None in _codes(processes, nodes) and time.monotonic() < end:
+        time.sleep(0.1)
+    codes = _codes(processes, nodes)
     for process in processes:
         process.kill()  # nobody may write a record of its own now
         process.join()
     # one that was killed comes first: the others may have failed for want of it
-    rank = min(range(len(codes)), key=lambda r: codes[r] or 2**30)
+    rank = min(range(len(codes)), key=lambda r: _blame(codes[r]))
     code = codes[rank] or 0
     status, how = "failed", f"ended by itself with exit status {code}"
-    if code < 0:
+    if code == LOST:
+        status, how = "killed", "is gone with its node, which does not answer any more"
+    elif code < 0:
         status, how = "killed", f"was killed by {signal.Signals(-code).name}"
-    reason = f"process {rank + 1} of {len(processes)} {how}"
+    reason = f"process {rank + 1} of {len(codes)} {how}"
     Store(job.results_dir).publish(engine.accident(job, status, reason))
     return Outcome(status, reason)
+
+
+def _blame(code: int | None) -> int:
+    """How likely a process with this exit status is the cause, the least most."""
+    if code == LOST:
+        return -LOST
+    return code or 2**30
 
 
 def free_port() -> int:
     """A port of this machine that nobody listens at."""
     with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
+        one.bind(("", 0))
         port: int = one.getsockname()[1]
         return port
+
+
+def address() -> str:
+    """Where this machine can be reached by others of its job."""
+    # srun was called on the node of the first task
+    return os.environ.get("SLURM_LAUNCH_NODE_IPADDR") or socket.gethostname()
 
 
 # ------------------------------------------------------------------- in the ranks' processes
 
 
-def _rank(
-    job: Job,
-    parent: int,
-    rank: int,
-    devices: Sequence[str],
-    port: int,
-    prepare: Callable[[], None],
-    pipe: Connection | None,
-) -> None:
+def _rank(part: Part, rank: int, parent: int, pipe: Connection | None) -> None:
     stop = heed(parent)
-    prepare()
-    with joined(rank, devices, port):
-        mine = job.on(devices[rank])
+    part.prepare()
+    with joined(rank, part.devices, part.url):
+        mine = part.job.on(part.devices[rank])
         if pipe is None:  # Slurm tells all processes of a job to end; the first one decides when
             engine.assist(mine)
         else:
@@ -174,14 +252,14 @@ def _rank(
 
 
 @contextlib.contextmanager
-def joined(rank: int, devices: Sequence[str], port: int) -> Iterator[None]:
+def joined(rank: int, devices: Sequence[str], url: str) -> Iterator[None]:
     """Joins the processes' group; on GPUs, exchanges go from one to the other directly."""
     on_gpus = devices[rank].startswith("cuda")
     if on_gpus:
         torch.cuda.set_device(torch.device(devices[rank]))
     dist.init_process_group(
         "nccl" if on_gpus else "gloo",
-        init_method=f"tcp://127.0.0.1:{port}",
+        init_method=url,
         rank=rank,
         world_size=len(devices),
         timeout=FOREVER,

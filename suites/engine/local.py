@@ -24,7 +24,7 @@ import torch
 
 from methods import load_builtin, load_entry_points, load_file
 from results.store import Store
-from suites.engine import engine, group, sources
+from suites.engine import engine, group, nodes, sources
 from suites.engine.engine import Outcome
 from suites.engine.trial import Job
 
@@ -67,6 +67,8 @@ class Launcher:
         cores: to be shared out.
         patience_s: how long to wait for a cell that somebody else is at work on.
         ranks: processes that train a cell together, each on its rows of every mini-batch.
+        nodes: machines that they are on, this one included.
+        meeting: a file by which the other machines find this one, see nodes.py.
     """
 
     workers: int
@@ -74,6 +76,8 @@ class Launcher:
     cores: int = field(default_factory=usable_cores)
     patience_s: float = math.inf
     ranks: int = 1
+    nodes: int = 1
+    meeting: Path | None = None
     crew: list[Worker] = field(default_factory=list)
 
     def run(self, jobs: Sequence[Job], on_end: OnEnd, tick: Callable[[], None]) -> None:
@@ -139,12 +143,21 @@ class Launcher:
         raise RuntimeError("worker processes end as soon as they start")
 
     def _hire(self, index: int) -> Worker:
-        threads = max(1, self.cores // (self.workers * self.ranks))
+        processes = self.workers * max(1, self.ranks // self.nodes)
+        threads = max(1, self.cores // processes)
         context = multiprocessing.get_context("spawn")  # CUDA and threads do not survive a fork
         ours, theirs = context.Pipe()
         process = context.Process(
             target=_work,
-            args=(theirs, os.getpid(), index, threads, [str(p) for p in self.plugins]),
+            args=(
+                theirs,
+                os.getpid(),
+                index,
+                threads,
+                [str(p) for p in self.plugins],
+                self.nodes - 1,
+                self.meeting,
+            ),
             daemon=self.ranks == 1,  # such a process may start no others
         )
         variables = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
@@ -198,10 +211,13 @@ def _next(waiting: list[Job], not_before: dict[str, float]) -> Job | None:
 def _ends_after(outcome: Outcome, job: Job) -> bool:
     """Whether a worker ends with this answer, so that its next cell must go to a new one.
 
-    It was told to stop, or met an error of a device, which may stay with the process.
+    It was told to stop, met an error of a device, which may stay with the process, or has lost one
+    of the processes that it asked for help.
     """
-    return outcome.status == "stopped" or (
-        outcome.status in ("failed", "oom") and job.device != "cpu"
+    return (
+        outcome.status == "stopped"
+        or (outcome.status in ("failed", "oom") and job.device != "cpu")
+        or (outcome.status == "killed" and job.ranks > 1)
     )
 
 
@@ -259,10 +275,19 @@ def load_methods(plugins: Sequence[Path | str]) -> list[str]:
     return [name for name in METHODS if name not in ours]
 
 
-def _work(pipe: Connection, parent: int, index: int, threads: int, plugins: list[str]) -> None:
+def _work(
+    pipe: Connection,
+    parent: int,
+    index: int,
+    threads: int,
+    plugins: list[str],
+    n_others: int,
+    meeting: Path | None,
+) -> None:
     """Trains one job after another until the launcher says None or is gone."""
     stop = group.heed(parent)
     _get_ready(threads, plugins)
+    others = nodes.gather(meeting, n_others, stop) if meeting is not None else []
     while not stop():
         try:
             if not pipe.poll(1.0):
@@ -272,11 +297,12 @@ def _work(pipe: Connection, parent: int, index: int, threads: int, plugins: list
             return
         if job is None:
             return
-        devices = [_device(job, index * job.ranks + rank) for rank in range(job.ranks)]
+        here = max(1, job.ranks // (1 + len(others)))
+        devices = [_device(job, index * here + rank % here) for rank in range(job.ranks)]
         with _output_to(Path(job.results_dir) / "logs" / f"{job.cell.key}.log"):
             if job.ranks > 1:
                 ready = functools.partial(_get_ready, threads, plugins)
-                outcome = group.run(job, devices, ready, stop)
+                outcome = group.run(job, devices, ready, stop, others)
             else:
                 outcome = engine.run(job.on(devices[0]), stop)
         with contextlib.suppress(OSError):

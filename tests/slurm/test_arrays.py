@@ -19,7 +19,7 @@ from tests.slurm.conftest import Fake
 
 @dataclass(frozen=True)
 class Nothing:
-    def __call__(self) -> None:
+    def __call__(self, meeting: Path) -> None:
         pass
 
     def progress(self) -> object:

@@ -27,7 +27,7 @@ class Count:
     steps: bool = True
     abandoned: list[str] = field(default_factory=list)
 
-    def __call__(self) -> None:
+    def __call__(self, meeting: Path) -> None:
         for n in range(self._count() + 1, 4):
             if n == self.warned_at:
                 os.kill(os.getpid(), self.number)

@@ -23,7 +23,6 @@ from suites.engine import local
 from tests.slurm.cluster import Cluster
 from tests.slurm.works import Note
 
-pytestmark = pytest.mark.xdist_group("slurm")  # one cluster, on which they run in turns
 ROOT = Path(__file__).parents[2]
 PLUGINS = str(Path(__file__).with_name("plugins.py"))
 SMALL = ["--cpus", "1", "--memory-gb", "1", "--pack-minutes", "0"]
@@ -319,6 +318,36 @@ def test_faults_lose_nothing(slurm: Cluster, environment: dict[str, str], tmp_pa
         for path in (results / "slurm/arrays").glob("*/*.diary.json")
     )
     assert ends["requeued"] >= 2, ends  # preempted, and out of time
+
+
+def test_a_cell_on_two_nodes(slurm: Cluster, environment: dict[str, str], tmp_path: Path) -> None:
+    """One process on each; it is put back into the queue, and goes on there bit for bit."""
+    what = ["--methods", "sleepy", "--plugin", PLUGINS, "--architectures", "mlp-2x500", "--seeds",
+            "1", "--epochs", "2", "--ranks", "2"]  # fmt: skip
+    results, here = tmp_path / "results", tmp_path / "here"
+    there = ["--results-dir", str(results), "--nodes", "2", "--cpus", "1", "--minutes", "5"]
+    follower = subprocess.Popen(
+        command("submit", *what, *there, "--wait"), cwd=ROOT, stdout=subprocess.DEVNULL,
+        env={**environment, "BPFREE_TEST_SLEEP": "0.3"},
+    )  # fmt: skip
+    (key,) = until("it trains", lambda: [k for k, s in at_work(results).items() if s["step"] > 9])
+    running = slurm.run("squeue", "-h", "-t", "running", "-o", "%N").split()
+    slurm.run("scancel", "--signal=USR2", job_of(results, key, slurm))
+    assert follower.wait(240) == 0, logs(results)
+    peace = run(
+        command("run", *what, "--results-dir", str(here), "--report-dir", str(tmp_path / "page")),
+        environment,
+    )
+    assert peace.returncode == 0, peace.stderr
+    found = records(results)
+    assert running == ["n[1-2]"] and found[key]["sessions"] == 2
+    assert found[key]["environment"]["processes"] == 2
+    assert numbers(found) == numbers(records(here))
+    ends = [
+        json.loads(path.read_text())["end"]
+        for path in sorted((results / "slurm/arrays").glob("*/*.diary.json"))
+    ]
+    assert ends == ["requeued", "done"]
 
 
 def test_a_waiting_job_runs_the_code_of_its_submission(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ class Note:
 
     path: Path
 
-    def __call__(self) -> None:
+    def __call__(self, meeting: Path) -> None:
         self.path.write_text(
             f"{os.environ['SLURMD_NODENAME']} {os.environ['CUDA_VISIBLE_DEVICES']}"
         )
@@ -22,6 +23,9 @@ class Note:
 
     def progress(self) -> object:
         return None
+
+    def assist(self, meeting: Path, over: Callable[[], bool]) -> None:
+        raise NotImplementedError
 
     def abandon(self, reason: str) -> None:
         raise NotImplementedError
