@@ -71,6 +71,16 @@ def test_ways_to_ask_for_gpus(flag: str, line: str) -> None:
     assert f"#SBATCH --{line}" in script(Site(gpus=2, gpu_type="a100", gpu_flag=flag))
 
 
+def test_jobs_of_several_nodes() -> None:
+    """Everything is said per node but --gpus; a task that dies ends the others."""
+    lines = script(Site(nodes=2, gpus=4, gpu_flag="gpus", cpus=8))
+    for wanted in ("nodes=2", "ntasks-per-node=1", "cpus-per-task=8", "gpus=8"):
+        assert f"#SBATCH --{wanted}" in lines, wanted
+    assert any("srun" in line and "--kill-on-bad-exit=1" in line for line in lines)
+    assert "#SBATCH --gres=gpu:4" in script(Site(nodes=2, gpus=4))
+    assert not any("kill-on-bad-exit" in line for line in script(Site()))
+
+
 def test_a_flag_wins_over_the_file(tmp_path: Path) -> None:
     (tmp_path / "site.toml").write_text('partition = "gpu"\ncpus = 8\n')
     where = parsed("--site", str(tmp_path / "site.toml"), "--cpus", "3", "--memory-gb", "2.5")
@@ -93,6 +103,8 @@ def test_without_srun_the_batch_shell_is_warned() -> None:
         ("minutes = 1", ["warning_s = 120", "1 minutes"]),
         ("extra = 3", ["[extra]"]),
         ("use_srun = false\nsrun = ['--x']", ["use_srun is false"]),
+        ("use_srun = false\nnodes = 2", ["nodes = 2", "use_srun is false"]),
+        ("nodes = 2\nside_by_side = 2", ["nodes = 2", "side_by_side is 2"]),
         ("cpus = ", ["is not TOML"]),
     ],
 )
