@@ -12,7 +12,7 @@ from reports.formatting import plural
 from results.store import Store
 from slurm import queue
 from slurm.queue import SlurmError
-from suites.cluster import cancel
+from suites.cluster.sweep import cancel
 from suites.command import Parser, add_results_dir, exit_with, fail, stored_plan
 
 

@@ -98,11 +98,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     )
             from suites import submit
 
-            request, cluster = submit.prepare(args, command, console)
-            if cluster is None:
+            request, sweep = submit.prepare(args, command, console)
+            if sweep is None:
                 return 0
-            submit.follow(cluster, console)
-            return report(args, request, cluster.store, console)
+            submit.follow(sweep, console)
+            return report(args, request, sweep.store, console)
         if used := site.flags_used(args):
             raise RequestError(f"{used[0]} is for jobs on a cluster: add --launcher slurm")
         extra = local.load_methods(args.plugin)

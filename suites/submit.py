@@ -18,7 +18,8 @@ from results.store import Store
 from slurm import queue, site
 from suites import options
 from suites.catalogue import SUITES
-from suites.cluster import Cluster
+from suites.cluster.packing import packs
+from suites.cluster.sweep import Sweep
 from suites.command import Parser, exit_with, fail
 from suites.engine import local
 from suites.progress import Display
@@ -74,16 +75,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(stderr=False, soft_wrap=True)
     command = shlex.join(["python", "-m", "suites.submit", *arguments])
     try:
-        request, cluster = prepare(args, command, console)
-        if cluster is None:
+        request, sweep = prepare(args, command, console)
+        if sweep is None:
             return 0
         if args.wait:
-            follow(cluster, console)
-            bad = options.not_ok(request, cluster.store)
+            follow(sweep, console)
+            bad = options.not_ok(request, sweep.store)
             for line in bad:
                 console.print(line, markup=False, highlight=False)
             return 1 if bad else 0
-        sent = cluster.submit()
+        sent = sweep.submit()
     except options.REFUSALS as error:
         fail(str(error))
     console.print(str(sent), highlight=False)
@@ -96,8 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def prepare(
     args: argparse.Namespace, command: str, console: Console
-) -> tuple[Request, Cluster | None]:
-    """The request, and the cluster to send it to; None where it was only to be shown.
+) -> tuple[Request, Sweep | None]:
+    """The request, and its cells as a sweep; None where it was only to be shown.
 
     Raises:
         options.REFUSALS: it cannot be sent.
@@ -128,10 +129,10 @@ def prepare(
     store = Store(args.results_dir)
     todo, n_stale = options.remaining(request, store)
     jobs = options.jobs_of(args, request, request.wanted, device)
-    cluster = Cluster(store, request.suite.name, jobs, where, args.plugin)
+    sweep = Sweep(store, request.suite.name, jobs, where, args.plugin)
     if args.dry_run:
         show_dry_run(console, request, {wanted.cell.key for wanted in todo})
-        n_jobs = len(list(cluster.packs(list(cluster.unfinished().values()), {})))
+        n_jobs = len(list(packs(list(sweep.unfinished().values()), where)))
         console.print(
             f"they would make about {plural(n_jobs, 'job')}, less what is in the queue already",
             highlight=False,
@@ -139,9 +140,9 @@ def prepare(
         return request, None
     queue.require()
     options.check_writable(store, args.report_dir)
-    cluster.sizes = options.check_data(request, args.data_dir, args.download)
+    sweep.sizes = options.check_data(request, args.data_dir, args.download)
     if args.fresh:
-        if queued := cluster.queued():
+        if queued := sweep.queued():
             raise RequestError(
                 f"--fresh: {plural(len(queued), 'cell')} of these are in the queue; first take "
                 f"them out of it by `python -m suites.cancel {request.suite.name}`"
@@ -158,23 +159,23 @@ def prepare(
     )
     if n_stale:
         console.print(options.STALE.format(n_stale), highlight=False)
-    return request, cluster
+    return request, sweep
 
 
-def follow(cluster: Cluster, console: Console) -> None:
+def follow(sweep: Sweep, console: Console) -> None:
     """Submits, and shows what becomes of the cells until all have ended. Raises SlurmError."""
-    jobs = list(cluster.unfinished().values())
-    display = Display(console, jobs, cluster.store.live_dir)
+    jobs = list(sweep.unfinished().values())
+    display = Display(console, jobs, sweep.store.live_dir)
     try:
         with display:
-            cluster.follow(display.end, display.tick, display.say, RETRIES)
+            sweep.follow(display.end, display.tick, display.say, RETRIES)
     except KeyboardInterrupt:
-        if not cluster.sent:
+        if not sweep.sent:
             console.print("interrupted; the same command goes on", highlight=False)
             raise SystemExit(130) from None
         console.print(
             "no longer following; the jobs go on. The same command follows them again, "
-            f"`python -m suites.cancel {cluster.suite}` takes them out of the queue",
+            f"`python -m suites.cancel {sweep.suite}` takes them out of the queue",
             highlight=False,
         )
         raise SystemExit(130) from None

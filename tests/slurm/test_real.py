@@ -35,7 +35,7 @@ def command(module: str, *arguments: str) -> list[str]:
 
 @pytest.fixture
 def environment(slurm: Cluster) -> dict[str, str]:
-    return {**os.environ, **slurm.environment, "PYTHONPATH": str(ROOT)}
+    return {**os.environ, **slurm.environment}
 
 
 @pytest.fixture(autouse=True)
@@ -148,7 +148,7 @@ def test_each_job_has_gpus_of_its_own(
     slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Four at once on the two nodes with two each, by any flag."""
-    for name, value in {**slurm.environment, "PYTHONPATH": str(ROOT)}.items():
+    for name, value in slurm.environment.items():
         monkeypatch.setenv(name, value)
     for flag in ("gres", "gpus-per-node"):
         notes = [tmp_path / f"{flag}-{n}" for n in range(4)]

@@ -1,0 +1,72 @@
+"""What a job of a cluster does: some cells, by the launcher of this machine.
+
+Jobs import it from a frozen copy of the sources, so it names no more of them than it needs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from results.store import Store
+from suites.engine import engine, local, nodes
+from suites.engine.engine import Outcome
+from suites.engine.trial import Job
+
+PATIENCE_S = 180.0  # longer than it takes to know that another machine is dead
+
+
+@dataclass(frozen=True)
+class CellWork:
+    """Cells that one job runs, one after the other or side by side; see slurm.job.Work."""
+
+    jobs: tuple[Job, ...]
+    side_by_side: int
+    plugins: tuple[Path, ...]
+    nodes: int
+
+    def __call__(self, meeting: Path) -> None:
+        local.load_methods(self.plugins)
+        cores = int(os.environ.get("SLURM_CPUS_PER_TASK") or local.usable_cores())
+        # threads follow from the site, not from how full the pack is: sums over them round
+        # differently, so the same command gives the same bits
+        ranks = max(job.ranks for job in self.jobs)
+        launcher = local.Launcher(
+            self.side_by_side, self.plugins, cores, PATIENCE_S, ranks, self.nodes,
+            meeting if self.nodes > 1 else None,
+        )  # fmt: skip
+        launcher.run(self.jobs, _say, lambda: None)
+
+    def assist(self, meeting: Path, over: Callable[[], bool]) -> None:
+        """Lends the cores and GPUs of another node."""
+        local.load_methods(self.plugins)
+        nodes.assist(meeting, over)
+
+    def progress(self) -> object:
+        """Which cells have a record, and when the others were saved."""
+        store = Store(self.jobs[0].results_dir)
+        return [(self._saved(store, job), self._ended(store, job)) for job in self.jobs]
+
+    @staticmethod
+    def _saved(store: Store, job: Job) -> int:
+        path = store.checkpoints_dir / f"{job.cell.key}.pt"
+        return path.stat().st_mtime_ns if path.exists() else 0
+
+    @staticmethod
+    def _ended(store: Store, job: Job) -> bool:
+        return (store.records_dir / f"{job.cell.key}.json").exists()
+
+    def abandon(self, reason: str) -> None:
+        """Makes records of the time-out, for all cells that did not end."""
+        local.load_methods(self.plugins)
+        store = Store(self.jobs[0].results_dir)
+        for job in self.jobs:
+            if not self._ended(store, job):
+                store.publish(engine.accident(job, "timeout", reason))
+
+
+def _say(job: Job, outcome: Outcome) -> None:
+    reason = f" ({outcome.reason})" if outcome.reason else ""
+    print(f"{job.label}: {outcome.status}{reason}", *outcome.warnings, sep="; ", flush=True)
