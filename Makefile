@@ -55,7 +55,7 @@ table1: $(STAMP) ## run the suite of table 1 and build its page (quick profile: 
 	@$(PY) -m suites.run table1 $(ARGS)
 
 test: lint ## lint, type checks and all tests, on all cores
-	@$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(PY) -m pytest -n auto --dist loadscope $(ARGS)
 
 lint: $(STAMP) ## ruff and mypy
 	@$(PY) -m ruff check .

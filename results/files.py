@@ -29,3 +29,14 @@ def write_atomically(path: Path, text: str, mode: int = 0o644) -> None:
     """Replaces a file in one step: a reader sees the old content or the new, never a part."""
     with replacing(path, mode) as part:
         part.write_text(text)
+
+
+def last_lines(path: Path, n: int = 12) -> str | None:
+    """The end of a log; None where there is none."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, path.stat().st_size - 20_000))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return None
+    return "\n".join(text.splitlines()[-n:]) or None

@@ -54,6 +54,7 @@ class Array:
         about: what its submitter wants to remember of it, JSON-ready.
         job: its number; None where its submitter was killed before it could note it.
         settled: keys of tasks whose end has been looked into, or that were cancelled on purpose.
+        user: number of who submitted it.
     """
 
     folder: Path
@@ -63,6 +64,7 @@ class Array:
     gpus: int
     job: str | None
     settled: frozenset[str]
+    user: int
 
     @property
     def name(self) -> str:
@@ -110,7 +112,7 @@ class Arrays:
                 arrays.append(
                     Array(
                         path.parent, keys, said["about"], said["submitted"], said["gpus"],
-                        said["job"], frozenset(said["settled"]),
+                        said["job"], frozenset(said["settled"]), said["user"],
                     )
                 )  # fmt: skip
             except FileNotFoundError:
@@ -140,7 +142,7 @@ class Arrays:
         about: dict[str, Any],
         behind: Sequence[str] = (),
     ) -> list[str]:
-        """Sends tasks as arrays, none longer than the cluster allows.
+        """Sends tasks as arrays, none longer than the cluster and the site allow.
 
         Args:
             code: a frozen copy, from which the work is imported.
@@ -155,6 +157,8 @@ class Arrays:
         queue.require()
         jobs: list[str] = []
         most = queue.largest_array()
+        if site.array_size:
+            most = min(most, site.array_size)
         for first in range(0, len(tasks), most):
             part = tasks[first : first + most]
             # The cap holds within an array, so no two arrays may run at the same time
@@ -179,6 +183,7 @@ class Arrays:
             "gpus": site.gpus * site.nodes,
             "job": None,
             "settled": [],
+            "user": os.getuid(),
         }
         write_json(folder / "array.json", said)
         executor = submitit.SlurmExecutor(folder, python=_python(site))
@@ -219,7 +224,8 @@ class Arrays:
 
     def entries(self, arrays: Iterable[Array]) -> dict[tuple[str, int], Entry]:
         """What Slurm knows of them: (name, task) -> entry. Raises SlurmError."""
-        found = queue.entries([array.name for array in arrays])
+        arrays = list(arrays)
+        found = queue.entries([a.name for a in arrays], {a.user for a in arrays})
         return {(entry.name, entry.task): entry for entry in found}
 
 

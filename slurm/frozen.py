@@ -30,12 +30,14 @@ def freeze(packages: Iterable[Path], files: Mapping[str, str], folder: Path) -> 
     """
     contents = {name: text.encode() for name, text in files.items()}
     for package in packages:
-        for path in package.rglob("*.py"):
-            # what else lies below a package, results say, is none of its sources
-            inside = path.relative_to(package).parents
-            if not all((package / folder / "__init__.py").exists() for folder in inside):
+        for inside, folders, names in os.walk(package):
+            if "__init__.py" not in names:  # results, say, which may be very many
+                folders.clear()
                 continue
-            contents[str(package.name / path.relative_to(package))] = path.read_bytes()
+            for name in names:
+                if name.endswith(".py"):
+                    path = Path(inside, name)
+                    contents[str(path.relative_to(package.parent))] = path.read_bytes()
     digest = hashlib.sha256()
     for name in sorted(contents):
         digest.update(f"{name}\0{len(contents[name])}\0".encode() + contents[name])

@@ -27,28 +27,37 @@ from pathlib import Path
 from typing import Any, Protocol
 
 WARNING = signal.SIGUSR2
+MEETING = "BPFREE_MEETING"  # variable with the name of a file, see `meeting`
 BEAT_S = 15.0
 FRUITLESS = 2  # shifts of full length without any progress, after which a job gives up
 
 
 class Work(Protocol):
-    """What a job is made of."""
+    """What a job is made of: any callable, which is interrupted by a KeyboardInterrupt.
 
-    def __call__(self, meeting: Path) -> None:
-        """Does what is left to do; a KeyboardInterrupt ends it, with checkpoints.
+    One that can be interrupted and goes on where it was has two more methods, one for jobs of
+    several nodes a third one.
+    """
 
-        Args:
-            meeting: a file of which all nodes of this start of the job know.
-        """
+    def __call__(self) -> None:
+        """Does what is left to do."""
 
-    def assist(self, meeting: Path, over: Callable[[], bool]) -> None:
-        """On all nodes but the first: helps it, until `over` says that it has ended."""
+
+class Resumable(Work, Protocol):
+    """Work that goes on where it was."""
 
     def progress(self) -> object:
         """Something that differs whenever the work has come further."""
 
     def abandon(self, reason: str) -> None:
         """Leaves word that the work will not be done, and why."""
+
+
+class Shared(Work, Protocol):
+    """Work in which the other nodes of the job help the first one."""
+
+    def assist(self, over: Callable[[], bool]) -> None:
+        """On each other node: helps, until `over` says that the work has ended."""
 
 
 class Warned(KeyboardInterrupt):
@@ -85,19 +94,20 @@ class Shift:
         diary = Diary(self.folder, self.task)
         end, work, before = "failed", None, None
         advanced, fruitless = True, False
+        os.environ[MEETING] = str(diary.path).replace(".diary.", ".meeting.")
         try:
             with _warned():
                 work = pickle.loads(self.work)
-                before = work.progress()
-                work(_meeting(diary.path))
+                before = _progress(work)
+                work()
             end = "done"
         except Warned as warning:
             end = "requeued" if warning.number == WARNING else "stopped"
             with contextlib.suppress(OSError):  # no reason to stay out of the queue
-                advanced = work is not None and work.progress() != before
+                advanced = work is not None and _progress(work) != before
             seconds = time.time() - diary.started
             fruitless = not advanced and seconds > 30 * self.minutes  # half of the limit
-            if work is not None and fruitless and diary.fruitless_before() + 1 >= FRUITLESS:
+            if fruitless and work is not None and diary.fruitless_before() + 1 >= FRUITLESS:
                 end = "abandoned"
                 work.abandon(
                     f"no progress in {FRUITLESS} jobs in a row of {self.minutes:g} minutes: "
@@ -115,16 +125,22 @@ class Shift:
         for number in (WARNING, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         diary = diary_of(self.folder, self.task)
+        os.environ[MEETING] = str(diary).replace(".diary.", ".meeting.")
 
         def over() -> bool:
             return "ended" in (read_diary(diary) or ())
 
-        pickle.loads(self.work).assist(_meeting(diary), over)
+        pickle.loads(self.work).assist(over)
 
 
-def _meeting(diary: Path) -> Path:
-    """The file by which the nodes of a job find each other."""
-    return diary.with_name(diary.name.replace(".diary.", ".meeting."))
+def meeting() -> Path:
+    """In a job: a file by which its nodes can find each other, of this start of it alone."""
+    return Path(os.environ[MEETING])
+
+
+def _progress(work: Any) -> object:
+    """What tells that work has come further; of any callable, that time has passed."""
+    return work.progress() if hasattr(work, "progress") else time.time()
 
 
 @contextlib.contextmanager

@@ -18,6 +18,11 @@ OVER = {
     "TIMEOUT",
 }  # fmt: skip
 DEFAULTS = ("SQUEUE_", "SACCT_", "SCONTROL_", "SLURM_TIME_FORMAT", "SLURM_CLUSTERS")
+# reasons of waiting that do not go away by themselves
+STUCK = (
+    "JobHeld", "BadConstraints", "DependencyNeverSatisfied", "launch_failed", "launch failed",
+    "PartitionNodeLimit", "PartitionTimeLimit", "AccountNotAllowed", "QOSNotAllowed",
+)  # fmt: skip
 WAITING = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
 
 
@@ -50,6 +55,11 @@ class Entry:
     def waiting(self) -> bool:
         return self.state in WAITING
 
+    @property
+    def stuck(self) -> bool:
+        """Whether it waits for somebody to do something about it."""
+        return self.waiting and self.reason.startswith(STUCK)
+
 
 def require() -> None:
     """Raises SlurmError where jobs cannot be submitted."""
@@ -57,7 +67,7 @@ def require() -> None:
     if missing:
         raise SlurmError(
             f"no {missing[0]} on this machine: jobs are submitted on a login node of a Slurm "
-            "cluster; `python -m suites.run` trains on this machine"
+            "cluster"
         )
 
 
@@ -88,16 +98,24 @@ def ask(*command: str) -> str:
     return done.stdout
 
 
-def entries(names: Collection[str]) -> list[Entry]:
-    """All jobs of these names that Slurm remembers, array tasks one by one. Raises SlurmError."""
+def entries(names: Collection[str], users: Collection[int] = ()) -> list[Entry]:
+    """All jobs of these names that Slurm remembers, array tasks one by one.
+
+    Args:
+        users: numbers of those who submitted them; all users, unless they are named.
+
+    Raises:
+        SlurmError: it cannot be asked.
+    """
     if not names:
         return []
     wanted = set(names)
     # The names are chosen here and not by squeue: there may be too many for a command line. With
     # all states, a job that was just lost is shown as that, and not missing.
     text = ask(
-        "squeue", "--noheader", "--all", "--array", "--states=all", "--format=%F|%K|%T|%N|%r|%j"
-    )
+        "squeue", "--noheader", "--all", "--array", "--states=all", "--format=%F|%K|%T|%N|%r|%j",
+        *([f"--user={','.join(map(str, sorted(users)))}"] if users else []),
+    )  # fmt: skip
     found = []
     for line in text.splitlines():
         parts = line.strip().split("|", 5)

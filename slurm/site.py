@@ -48,6 +48,9 @@ class Site:
         120, "how long before the limit a job is warned, to write its checkpoints", least=1
     )
     at_once: int = _option(0, "most jobs to run side by side (default: no limit)", least=0)
+    array_size: int = _option(
+        0, "most jobs in an array (default: what the cluster allows)", least=0
+    )
     pack_minutes: float = _option(
         30.0, "short cells go into one job up to about this length", least=0
     )
@@ -99,9 +102,9 @@ class Site:
         more: dict[str, Any] = {"requeue": True, **(self.extra or {})}
         if self.gpus:
             kind = f"{self.gpu_type}:" if self.gpu_type else ""
-            # that flag is of the whole job, the others of a node or its one task
-            n = self.gpus * self.nodes if self.gpu_flag == "gpus" else self.gpus
-            more[self.gpu_flag] = f"{'gpu:' if self.gpu_flag == 'gres' else ''}{kind}{n}"
+            # --gpus is of the whole job, and may spread unevenly over its nodes
+            flag = "gpus-per-node" if self.nodes > 1 and self.gpu_flag == "gpus" else self.gpu_flag
+            more[flag] = f"{'gpu:' if flag == 'gres' else ''}{kind}{self.gpus}"
         if not self.use_srun:  # then nothing passes the warning on but the batch shell itself
             more["signal"] = f"B:USR2@{self.warning_s}"
         # without it, the first node would wait for others that are gone, and they for it

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 
 from reports.formatting import plural
 from results.store import Store
-from slurm import queue
 from slurm.queue import SlurmError
-from suites.cluster.sweep import cancel
+from suites.cluster.sweep import cancel, require
 from suites.command import Parser, add_results_dir, exit_with, fail, stored_plan
 
 
@@ -30,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     store = Store(args.results_dir)
     stored_plan(store, args.suite)
     try:
-        queue.require()
+        require()
         n = cancel(store, args.suite)
     except SlurmError as error:
         fail(str(error))

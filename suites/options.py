@@ -190,12 +190,20 @@ def check_interval(args: argparse.Namespace) -> None:
         raise RequestError(f"--checkpoint-every must not be negative, not {args.checkpoint_every}")
 
 
-def check_ranks(ranks: int, request: Request) -> None:
-    """Raises RequestError where the cells cannot be shared out to so many processes."""
+def check_ranks(ranks: int, request: Request, n_gpus: int | None = None) -> None:
+    """Raises RequestError where the cells cannot be shared out to so many processes.
+
+    Args:
+        n_gpus: those to train on; None without any.
+    """
     if ranks < 1:
         raise RequestError(f"--ranks must be at least 1, not {ranks}")
     if ranks == 1:
         return
+    if n_gpus is not None and ranks > n_gpus:
+        raise RequestError(
+            f"--ranks {ranks}: each process needs a GPU of its own, and there are {n_gpus}"
+        )
     if request.suite.kind != "train":
         raise RequestError(f"--ranks is for training, and {request.suite.name!r} only measures")
     for wanted in request.wanted:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+import torch
 from rich.console import Console
 
 from results.store import Store
@@ -112,7 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         device = options.check_device(args.device)
         request = options.resolve(args, command, extra, device)
         options.check_interval(args)
-        options.check_ranks(args.ranks, request)
+        n_gpus = torch.cuda.device_count() if device == "cuda" else None
+        options.check_ranks(args.ranks, request, n_gpus)
         check_workers(args.workers, request.suite)
         store = Store(args.results_dir)
         if args.dry_run:

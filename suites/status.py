@@ -57,7 +57,8 @@ class Jobs:
     keys: dict[str, Entry] = field(default_factory=dict)
     hours: float = 0.0
     gpu_hours: float = 0.0
-    gpus: int = 0
+    gpus: int = 0  # of a job of the last array
+    side_by_side: int = 1  # cells of such a job
     submitted: bool = False
     trouble: str | None = None
 
@@ -76,7 +77,7 @@ def jobs_of(store: Store, suite: str, wanted: set[str]) -> Jobs:
         hours = sum(shift["seen"] - shift["started"] for shift in shifts) / 3600
         found.hours += hours
         found.gpu_hours += hours * array.gpus
-        found.gpus = array.gpus
+        found.gpus, found.side_by_side = array.gpus, array.about["side_by_side"]
     # those of other suites may have cells of this one
     waiting = [array for array in everything if array.is_open]
     if not waiting:
@@ -202,7 +203,8 @@ def _show_hours(plan: Plan, records: Mapping[str, Record], jobs: Jobs, console: 
             took.setdefault(places[key], []).append(seconds_taken(record) / 3600)
     middle = {place: statistics.median(hours) for place, hours in took.items()}
     left = [p for k, p in places.items() if records.get(k, {}).get("status") not in FINAL]
-    unit, factor = ("GPU-hours", jobs.gpus) if jobs.gpus else ("hours", 1)
+    unit = "GPU-hours" if jobs.gpus else "hours"
+    factor = max(1, jobs.gpus) / jobs.side_by_side
     spent = jobs.gpu_hours if jobs.gpus else jobs.hours
     text = f"{spent:.1f} {unit} of jobs spent"
     if left and middle:

@@ -15,11 +15,12 @@ from rich.console import Console
 
 from reports.formatting import plural
 from results.store import Store
-from slurm import queue, site
+from slurm import site
+from slurm.site import Site
 from suites import options
 from suites.catalogue import SUITES
 from suites.cluster.packing import packs
-from suites.cluster.sweep import Sweep
+from suites.cluster.sweep import Sweep, require
 from suites.command import Parser, exit_with, fail
 from suites.engine import local
 from suites.progress import Display
@@ -111,21 +112,7 @@ def prepare(
     device = "cuda" if where.gpus else "cpu"
     request = options.resolve(args, command, extra, device)
     options.check_interval(args)
-    options.check_ranks(args.ranks, request)
-    if args.ranks % where.nodes:
-        raise RequestError(
-            f"--nodes {where.nodes}: they train a cell together, each in as many processes; "
-            f"--ranks {args.ranks} cannot be shared out evenly"
-        )
-    n_gpus = where.gpus * where.nodes
-    if where.gpus and args.ranks * where.side_by_side > n_gpus and args.ranks > 1:
-        raise RequestError(
-            f"--ranks {args.ranks}: each process needs a GPU of its own, and jobs get {n_gpus}"
-        )
-    if request.suite.kind == "cost" and where.side_by_side > 1:
-        raise RequestError(
-            f"--side-by-side {where.side_by_side}: {request.suite.name!r} times one cell at a time"
-        )
+    _check_jobs(where, args.ranks, request)
     store = Store(args.results_dir)
     todo, n_stale = options.remaining(request, store)
     jobs = options.jobs_of(args, request, request.wanted, device)
@@ -138,28 +125,55 @@ def prepare(
             highlight=False,
         )
         return request, None
-    queue.require()
+    require()
     options.check_writable(store, args.report_dir)
     sweep.sizes = options.check_data(request, args.data_dir, args.download)
     if args.fresh:
-        if queued := sweep.queued():
-            raise RequestError(
-                f"--fresh: {plural(len(queued), 'cell')} of these are in the queue; first take "
-                f"them out of it by `python -m suites.cancel {request.suite.name}`"
-            )
-        for wanted in request.wanted:
-            store.supersede(wanted.cell.key)
+        _supersede(request, sweep)
         todo, n_stale = list(request.wanted), 0
     store.write_plan(request.plan)
     console.print(
         f"{request.suite.name}, profile {request.profile}: {len(request.wanted)} cells, "
         f"{len(request.wanted) - len(todo)} on record; jobs of {plural(where.cpus, 'core')}, "
-        f"{plural(where.gpus, 'GPU') if where.gpus else 'no GPU'}, {where.minutes} minutes",
+        f"{plural(where.gpus, 'GPU') if where.gpus else 'no GPU'}, {where.minutes} minutes"
+        + (f", {where.nodes} nodes each" if where.nodes > 1 else ""),
         highlight=False,
     )
     if n_stale:
         console.print(options.STALE.format(n_stale), highlight=False)
     return request, sweep
+
+
+def _check_jobs(where: Site, ranks: int, request: Request) -> None:
+    """Raises RequestError where jobs of this kind do not fit the cells."""
+    n_gpus = where.gpus * where.nodes
+    options.check_ranks(ranks, request, n_gpus or None)
+    if ranks % where.nodes:
+        raise RequestError(
+            f"--nodes {where.nodes}: they train a cell together, each in as many processes; "
+            f"--ranks {ranks} cannot be shared out evenly"
+        )
+    n_used = ranks * where.side_by_side
+    if n_gpus > n_used:
+        raise RequestError(
+            f"jobs get {plural(n_gpus, 'GPU')}, of which cells would use {n_used}: have cells "
+            f"trained together by --ranks {n_gpus}, or --side-by-side {n_gpus}, or ask for fewer"
+        )
+    if request.suite.kind == "cost" and where.side_by_side > 1:
+        raise RequestError(
+            f"--side-by-side {where.side_by_side}: {request.suite.name!r} times one cell at a time"
+        )
+
+
+def _supersede(request: Request, sweep: Sweep) -> None:
+    """Puts the records out of the way. Raises RequestError while cells are in the queue."""
+    if queued := sweep.queued():
+        raise RequestError(
+            f"--fresh: {plural(len(queued), 'cell')} of these are in the queue; first take them "
+            f"out of it by `python -m suites.cancel {request.suite.name}`"
+        )
+    for wanted in request.wanted:
+        sweep.store.supersede(wanted.cell.key)
 
 
 def follow(sweep: Sweep, console: Console) -> None:

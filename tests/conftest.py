@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 # The networks of the tests are tiny: a second thread only makes them wait for each other. Set
 # before torch is imported; programs that tests start set their own number.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Files whose tests run in one process each: a cluster, and two processes that train all pairs.
+TOGETHER = ("tests/slurm/test_real.py", "tests/test_ranks.py")
 
 # What a machine may honestly lack. Any other skip hides a test that should have run.
 TOLERATED = ("needs a GPU", "needs pdflatex", "needs a SLURM")
@@ -40,6 +44,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "data_dir" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.data)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Spreads tests over processes one by one, but for files that share something costly."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneByOne(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return file if file in TOGETHER else nodeid
+
+    return OneByOne(config, log)
 
 
 class _SkipWatch:

@@ -86,6 +86,15 @@ def test_stopped_and_resumed_bit_for_bit(tmp_path: Path) -> None:
     assert one["metrics"] == two["metrics"]
 
 
+def test_a_checkpoint_that_cannot_be_used_is_set_aside_for_all(tmp_path: Path) -> None:
+    one = job(tmp_path, "hff", "mlp-2x500", 2)
+    path = Store(tmp_path).checkpoints_dir / f"{one.cell.key}.pt"
+    path.parent.mkdir(parents=True)
+    path.write_text("no checkpoint")
+    assert together(one).status == "ok"
+    assert "set aside" in record(one)["warnings"][0]
+
+
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_ends_the_cell_with_a_record(
     victim: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

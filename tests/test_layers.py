@@ -24,7 +24,7 @@ ALLOWED = {
 }
 
 
-BELOW = ("suites.engine.", "suites.auditing.", "suites.costs.")
+BELOW = ("suites.engine.", "suites.auditing.", "suites.costs.", "suites.cluster.")
 
 
 def imported_rooms(path: Path) -> set[str]:
@@ -45,7 +45,7 @@ def test_imports_go_down_only(room: str) -> None:
         assert not wrong, f"{path.relative_to(ROOT)} imports {', '.join(sorted(wrong))}"
 
 
-@pytest.mark.parametrize("folder", ["engine", "auditing", "costs"])
+@pytest.mark.parametrize("folder", ["engine", "auditing", "costs", "cluster"])
 def test_what_runs_a_cell_knows_no_suite(folder: str) -> None:
     for path in (ROOT / "suites" / folder).glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -5,10 +5,11 @@ A job that is lost with its node, cancelled or out of memory cannot write one it
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from results.files import last_lines
 from results.record import FINAL, Record
 from results.store import Store
 from slurm import queue
@@ -19,7 +20,6 @@ from suites.engine.trial import Job
 
 STATUS = {"TIMEOUT": "timeout", "DEADLINE": "timeout", "OUT_OF_MEMORY": "oom"}  # else "killed"
 LOST = "Slurm job"  # begins the reason of a record that a job could not make itself
-LOG_LINES = 12
 
 Entries = Mapping[tuple[str, int], Entry]  # (name of an array, task) -> its entry in the queue
 
@@ -70,7 +70,8 @@ def bury(
         sent = bool(array.job or diaries)
         if silent and sent and _is_accident(diaries, fate):
             # a job that died at one cell is no news of those it had not come to
-            begun = {k for k in array.keys[n] if (store.live_dir / f"{k}.json").exists()}
+            number = diaries[-1].get("job") if diaries else None
+            begun = {k for k in array.keys[n] if _was_at(store, k, number)}
             for key in [k for k in silent if k in begun] if begun else silent:
                 record = _record(jobs[key], array, n, fate)
                 store.publish(record)
@@ -78,6 +79,15 @@ def bury(
     for array in arrays:
         folder.settle(array, ends.get(array.name, ()))
     return made
+
+
+def _was_at(store: Store, key: str, number: str | None) -> bool:
+    """Whether a job of this number was at work on a cell, and nobody has released it since."""
+    try:
+        lease = json.loads((store.live_dir / f"{key}.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(lease, dict) and lease.get("slurm_job") == number
 
 
 def _is_alive(entry: Entry | None) -> bool:
@@ -91,32 +101,23 @@ def _is_accident(diaries: Sequence[Mapping[str, Any]], fate: str) -> bool:
     and could not put itself back into the queue.
     """
     last = diaries[-1] if diaries else {}
+    if last.get("end") == "stopped":
+        return not last["advanced"] or fate.startswith("CANCELLED")
     # what a job that is completed has written may be slow to come into sight
-    if last.get("end") == "done" or fate.startswith("COMPLETED"):
-        return False
-    return not (
-        last.get("end") == "stopped" and last["advanced"] and not fate.startswith("CANCELLED")
-    )
+    return not (last.get("end") == "done" or fate.startswith("COMPLETED"))
 
 
 def _record(job: Job, array: Array, n: int, fate: str) -> Record:
     """The record of a cell whose job is gone."""
     status = next((s for word, s in STATUS.items() if fate.startswith(word)), "killed")
     what = fate or "no longer in the queue, without a word"
+    if fate.startswith("COMPLETED"):  # in good order, and yet
+        what = "stopped ahead of its end, before the cell came any further"
     record = engine.accident(job, status, f"{LOST} {array.number(n)}: {what}")
+    if record["error"]:  # the cell's own last words say more than those of its job
+        return record
     log = array.log(n)
-    return {**record, "error": tail(log), "log": str(log)}
-
-
-def tail(path: Path, lines: int = LOG_LINES) -> str | None:
-    """The last lines of a log; None where there is none."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(0, path.stat().st_size - 20_000))
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return None
-    return "\n".join(text.splitlines()[-lines:]) or None
+    return {**record, "error": last_lines(log), "log": str(log)}
 
 
 # ------------------------------------------------------------------- records of accidents

@@ -6,7 +6,9 @@ that are in the queue. So the same request may be made again at any time, from a
 
 from __future__ import annotations
 
+import functools
 import itertools
+import secrets
 import sys
 import time
 from collections import Counter
@@ -21,6 +23,7 @@ import results
 import slurm
 import suites
 from reports.formatting import plural
+from results.files import write_atomically
 from results.lease import Lease
 from results.record import FINAL, Record
 from results.store import Store
@@ -42,14 +45,20 @@ LOOK_S = 10.0  # between two looks at the queue of those who follow
 class Sent(NamedTuple):
     """What a submission came to, in numbers."""
 
-    cells: int
-    jobs: int
-    queued: int  # cells that were in the queue before
+    cells: int = 0
+    jobs: int = 0
+    queued: int = 0  # cells that were in the queue before
+    elsewhere: int = 0  # cells that somebody else is at work on
 
     def __str__(self) -> str:
         text = f"submitted {plural(self.cells, 'cell')} in {plural(self.jobs, 'job')}"
         if self.queued:
             text += f"; {plural(self.queued, 'cell')} in the queue before, with their own settings"
+        if self.elsewhere:
+            text += (
+                f"; {plural(self.elsewhere, 'cell')} at work elsewhere, or until a moment ago: "
+                "should they get no record, submit again in two minutes"
+            )
         return text
 
 
@@ -82,7 +91,7 @@ class Sweep:
         self.sizes = sizes or {}
         self.arrays = Arrays(root / "slurm")
         self.sent = False  # whether there may be jobs to follow
-        self._cancels: int | None = None  # the mark of cancelling when the following began
+        self._cancels: str | None = None  # the mark of cancelling when the following began
 
     def queued(self) -> set[str]:
         """The cells that are in the queue. Raises SlurmError."""
@@ -99,33 +108,35 @@ class Sweep:
         Raises:
             SlurmError: Slurm is not here, or refuses.
         """
-        queue.require()
+        require()
         with _one_at_a_time(self.arrays):
             if self._cancelled():
-                return Sent(0, 0, 0)
+                return Sent()
             arrays, entries = self._look()
             queued = alive(arrays, entries).keys()
             bury(self.store, self.arrays, self.jobs, arrays, entries)
             fields = ("key", "status", "finished_at", "timings")
             records = self.store.read(self.jobs, fields=fields).records
+            open_keys = {k for k in self.jobs if not _finished(records.get(k))} - queued
+            live = self.store.live().keys() & open_keys  # of a run on another machine, say
             left = [
                 job for key, job in self.jobs.items()
-                if key not in queued and not _finished(records.get(key))
-                and (keys is None or key in keys)
+                if key in open_keys - live and (keys is None or key in keys)
             ]  # fmt: skip
             n_queued = len(queued & self.jobs.keys())
             if not left:
-                return Sent(0, 0, n_queued)
-            code = self._freeze()
+                return Sent(0, 0, n_queued, len(live))
+            code = self._code
             running = sorted({entry.job for entry in entries.values() if entry.alive})
             took = [(self.jobs[k].cell, r) for k, r in records.items() if r["status"] == "ok"]
             packed = packs(left, self.site, took, self.sizes)
             tasks = [self._task(pack, code) for pack in packed]
             about = {
                 "suite": self.suite, "command": left[0].command, "accidents": accidents(records),
+                "side_by_side": self.site.side_by_side,
             }  # fmt: skip
             self.arrays.submit(tasks, self.site, code, about, behind=running)
-            return Sent(len(left), len(tasks), n_queued)
+            return Sent(len(left), len(tasks), n_queued, len(live))
 
     def _look(self) -> tuple[list[Array], Entries]:
         """The arrays that are not settled, and what the queue shows of them."""
@@ -134,14 +145,22 @@ class Sweep:
         numbers = {name: entry.job for (name, _), entry in entries.items()}
         return [replace(a, job=a.job or numbers.get(a.name)) for a in arrays], entries
 
-    def _freeze(self) -> Path:
-        """A copy of this package and the plug-ins, with what git says of them now."""
-        here = (methods, results, slurm, suites)
-        files = {environment.FROZEN: environment.git_text()}
-        for n, plugin in enumerate(self.plugins):
-            files[f"plugins/{n}/{plugin.name}"] = plugin.read_text()
-        packages = [Path(str(package.__file__)).parent for package in here]
-        return freeze(packages, files, self.arrays.folder / "code")
+    @functools.cached_property
+    def _code(self) -> Path:
+        """A copy of the sources and the plug-ins, with what git says of them: one for all jobs.
+
+        Raises SlurmError.
+        """
+        try:
+            files = {environment.FROZEN: environment.git_text()}
+            for n, plugin in enumerate(self.plugins):
+                files[f"plugins/{n}/{plugin.name}"] = plugin.read_text()
+            packages = [
+                Path(str(package.__file__)).parent for package in (methods, results, slurm, suites)
+            ]
+            return freeze(packages, files, self.arrays.folder / "code")
+        except OSError as error:
+            raise SlurmError(f"the sources cannot be copied for the jobs: {error}") from None
 
     def _task(self, pack: Sequence[Job], code: Path) -> Task:
         plugins = [code / "plugins" / str(n) / p.name for n, p in enumerate(self.plugins)]
@@ -190,6 +209,7 @@ class Sweep:
                 raise
             say(f"warning: {error}")
         looked = time.monotonic()
+        said = ""
         while True:
             for key, record in self.store.read(open_keys, fields=fields).records.items():
                 if not is_told(record, seen):
@@ -209,22 +229,51 @@ class Sweep:
                     again = self.submit(open_keys)
                     if again.cells:
                         say(f"again: {again}")
+                    trouble = self._stuck()
                 except SlurmError as error:
-                    say(f"warning: {error}")
+                    trouble = str(error)
+                if trouble and trouble != said:
+                    say(f"warning: {trouble}")
+                said = trouble
                 looked = time.monotonic()
             pause = time.monotonic() + 1.0
             while time.monotonic() < pause:
                 tick()
                 time.sleep(0.1)
 
+    def _stuck(self) -> str:
+        """What to say of jobs that wait for somebody to do something, if there are any."""
+        entries = {
+            (entry.name, entry.task): entry
+            for key, entry in alive(*self._look()).items() if key in self.jobs and entry.stuck
+        }  # fmt: skip
+        if not entries:
+            return ""
+        reasons = ", ".join(sorted({entry.reason for entry in entries.values()}))
+        return (
+            f"not to start without your help: {plural(len(entries), 'job')} ({reasons}); change "
+            "or release them with scontrol, or take them out of the queue by "
+            f"`python -m suites.cancel {self.suite}`"
+        )
+
     def _cancelled(self) -> bool:
         """Whether somebody has cancelled the suite since the following began."""
         return self._cancels is not None and self._cancel_mark() != self._cancels
 
-    def _cancel_mark(self) -> int:
+    def _cancel_mark(self) -> str:
         """What changes when the suite is cancelled."""
-        path = self.arrays.folder / f"{self.suite}.cancelled"
-        return path.stat().st_mtime_ns if path.exists() else 0
+        try:  # by its content: other machines may see the age of a file late
+            return (self.arrays.folder / f"{self.suite}.cancelled").read_text()
+        except OSError:
+            return ""
+
+
+def require() -> None:
+    """Raises SlurmError where jobs cannot be submitted."""
+    try:
+        queue.require()
+    except SlurmError as error:
+        raise SlurmError(f"{error}; `python -m suites.run` trains on this machine") from None
 
 
 def cancel(store: Store, suite: str) -> int:
@@ -233,7 +282,8 @@ def cancel(store: Store, suite: str) -> int:
     with _one_at_a_time(arrays):
         mine = [a for a in arrays.read() if a.about["suite"] == suite and a.is_open]
         if mine:
-            (arrays.folder / f"{suite}.cancelled").touch()  # those who follow it shall not go on
+            # those who follow it shall not go on
+            write_atomically(arrays.folder / f"{suite}.cancelled", secrets.token_hex(8))
         alive = [entry for entry in arrays.entries(mine).values() if entry.alive]
         queue.cancel({entry.job for entry in alive})
         for array in mine:  # no accidents

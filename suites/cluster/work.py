@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from results.store import Store
+from slurm import job
 from suites.engine import engine, local, nodes
 from suites.engine.engine import Outcome
 from suites.engine.trial import Job
@@ -20,34 +21,34 @@ PATIENCE_S = 180.0  # longer than it takes to know that another machine is dead
 
 @dataclass(frozen=True)
 class CellWork:
-    """Cells that one job runs, one after the other or side by side; see slurm.job.Work."""
+    """Cells that one job runs, one after the other or side by side; see slurm.job."""
 
     jobs: tuple[Job, ...]
     side_by_side: int
     plugins: tuple[Path, ...]
     nodes: int
 
-    def __call__(self, meeting: Path) -> None:
+    def __call__(self) -> None:
         local.load_methods(self.plugins)
         cores = int(os.environ.get("SLURM_CPUS_PER_TASK") or local.usable_cores())
         # threads follow from the site, not from how full the pack is: sums over them round
         # differently, so the same command gives the same bits
-        ranks = max(job.ranks for job in self.jobs)
+        ranks = max(one.ranks for one in self.jobs)
         launcher = local.Launcher(
             self.side_by_side, self.plugins, cores, PATIENCE_S, ranks, self.nodes,
-            meeting if self.nodes > 1 else None,
+            job.meeting() if self.nodes > 1 else None,
         )  # fmt: skip
         launcher.run(self.jobs, _say, lambda: None)
 
-    def assist(self, meeting: Path, over: Callable[[], bool]) -> None:
+    def assist(self, over: Callable[[], bool]) -> None:
         """Lends the cores and GPUs of another node."""
         local.load_methods(self.plugins)
-        nodes.assist(meeting, over)
+        nodes.assist(job.meeting(), over)
 
     def progress(self) -> object:
         """Which cells have a record, and when the others were saved."""
         store = Store(self.jobs[0].results_dir)
-        return [(self._saved(store, job), self._ended(store, job)) for job in self.jobs]
+        return [(self._saved(store, one), self._ended(store, one)) for one in self.jobs]
 
     @staticmethod
     def _saved(store: Store, job: Job) -> int:
@@ -62,9 +63,9 @@ class CellWork:
         """Makes records of the time-out, for all cells that did not end."""
         local.load_methods(self.plugins)
         store = Store(self.jobs[0].results_dir)
-        for job in self.jobs:
-            if not self._ended(store, job):
-                store.publish(engine.accident(job, "timeout", reason))
+        for one in self.jobs:
+            if not self._ended(store, one):
+                store.publish(engine.accident(one, "timeout", reason))
 
 
 def _say(job: Job, outcome: Outcome) -> None:

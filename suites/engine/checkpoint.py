@@ -6,7 +6,9 @@ import dataclasses
 import os
 import pickle
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -42,17 +44,17 @@ class Checkpoint:
         self._store = store
         self.path = store.checkpoints_dir / f"{cell.key}.pt"
         self._identity = {"format": CHECKPOINT_FORMAT, "key": cell.key, "code": cell.code_sha()}
+        self._at: tuple[int, int] | None = None  # where the run was that the file holds
 
     def save(self, method: Method, progress: Progress) -> None:
-        """Writes the whole state of a run."""
-        device = _device(method)
-        document = {
-            **self._identity,
-            "method": method.state_dict(),
-            "progress": dataclasses.asdict(progress),
-            "torch_rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-        }
+        """Writes the whole state of a run, unless it has come no further since the last time.
+
+        So the age of the file tells whether there was any progress.
+        """
+        at = (progress.step, len(progress.curves["epoch"]))
+        if at == self._at:
+            return
+        document = {**self._identity, **state_of(method, progress)}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_name(f".part-{self.path.name}.{platform.node()}.{os.getpid()}")
         with open(part, "wb") as file:
@@ -60,6 +62,7 @@ class Checkpoint:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, self.path)
+        self._at = at
 
     def load(self, method: Method) -> Progress | None:
         """Restores a run; None when there is nothing to restore.
@@ -74,12 +77,9 @@ class Checkpoint:
             document = torch.load(self.path, map_location="cpu", weights_only=True)
             if {k: document.get(k) for k in self._identity} != self._identity:
                 raise ValueError("made by other sources")
-            method.load_state_dict(document["method"])
-            torch.set_rng_state(document["torch_rng"])
-            device = _device(method)
-            if document["cuda_rng"] is not None and device.type == "cuda":
-                torch.cuda.set_rng_state(document["cuda_rng"], device)
-            return Progress(**document["progress"])
+            progress = restore(method, document)
+            self._at = (progress.step, len(progress.curves["epoch"]))
+            return progress
         except (RuntimeError, ValueError, LookupError, TypeError, EOFError, AttributeError,
                 pickle.UnpicklingError, OSError) as error:  # fmt: skip
             moved = self._store.set_aside(self.path)
@@ -95,6 +95,27 @@ class Checkpoint:
 
 class UnusableCheckpoint(Exception):
     """A checkpoint that was set aside; the message says why and names both files."""
+
+
+def state_of(method: Method, progress: Progress) -> dict[str, Any]:
+    """All it takes to go on from here, in this process or in another one."""
+    device = _device(method)
+    return {
+        "method": method.state_dict(),
+        "progress": dataclasses.asdict(progress),
+        "torch_rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+
+
+def restore(method: Method, state: Mapping[str, Any]) -> Progress:
+    """Puts a method where `state_of` was taken, and torch's generators."""
+    method.load_state_dict(state["method"])
+    torch.set_rng_state(state["torch_rng"])
+    device = _device(method)
+    if state["cuda_rng"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda_rng"], device)
+    return Progress(**state["progress"])
 
 
 def _device(method: Method) -> torch.device:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from results.files import last_lines
 from results.lease import Lease
 from results.record import FINAL, SCHEMA, Record
 from results.store import Store
@@ -77,7 +78,8 @@ def run(
         watch: told of progress ("epoch", "epochs", "step", "steps", "val") as it is made.
     """
     store, key = Store(job.results_dir), job.cell.key
-    lease = Lease(store.live_dir / f"{key}.json", {"key": key, "cell": job.label})
+    about = {"key": key, "cell": job.label, "slurm_job": os.environ.get("SLURM_JOB_ID")}
+    lease = Lease(store.live_dir / f"{key}.json", about)
     if not lease.acquire():
         return Outcome("busy")
 
@@ -204,5 +206,6 @@ def record_of(trial: Trial, status: str, reason: str | None, error: str | None) 
 
 def accident(job: Job, status: str, reason: str) -> Record:
     """The record of a cell whose process did not live to write one (killed, lost, timeout)."""
-    checkpoint = Checkpoint(Store(job.results_dir), job.cell)
-    return record_of(Trial(job, torch.device("cpu"), checkpoint), status, reason, None)
+    store = Store(job.results_dir)
+    trial = Trial(job, torch.device("cpu"), Checkpoint(store, job.cell))
+    return record_of(trial, status, reason, last_lines(store.root / f"logs/{job.cell.key}.log"))

@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -89,14 +90,14 @@ class Part:
     Attributes:
         ranks: their numbers among all.
         devices: of all ranks, "cpu" or "cuda:1".
-        url: where they meet.
+        where: host and port at which they meet.
         prepare: called in each process first; it can be pickled.
     """
 
     job: Job
     ranks: range
     devices: tuple[str, ...]
-    url: str
+    where: tuple[str, int]
     prepare: Callable[[], None]
 
 
@@ -136,9 +137,10 @@ def run(
     """
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
     n = len(devices) // (1 + len(nodes))
-    url = f"tcp://{address() if nodes else '127.0.0.1'}:{free_port()}"
+    host = address() if nodes else "127.0.0.1"
+    meeting = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)
     first, *others = (
-        Part(job, range(n * i, n * i + n), tuple(devices), url, prepare)
+        Part(job, range(n * i, n * i + n), tuple(devices), (host, meeting.port), prepare)
         for i in range(1 + len(nodes))
     )
     processes = start(first, theirs)
@@ -223,14 +225,6 @@ def _blame(code: int | None) -> int:
     return code or 2**30
 
 
-def free_port() -> int:
-    """A port of this machine that nobody listens at."""
-    with socket.socket() as one:
-        one.bind(("", 0))
-        port: int = one.getsockname()[1]
-        return port
-
-
 def address() -> str:
     """Where this machine can be reached by others of its job."""
     # srun was called on the node of the first task
@@ -243,7 +237,9 @@ def address() -> str:
 def _rank(part: Part, rank: int, parent: int, pipe: Connection | None) -> None:
     stop = heed(parent)
     part.prepare()
-    with joined(rank, part.devices, part.url):
+    if pipe is None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    with joined(rank, part.devices, part.where):
         mine = part.job.on(part.devices[rank])
         if pipe is None:  # Slurm tells all processes of a job to end; the first one decides when
             engine.assist(mine)
@@ -251,15 +247,22 @@ def _rank(part: Part, rank: int, parent: int, pipe: Connection | None) -> None:
             pipe.send(engine.run(mine, stop))
 
 
+def _end_with(parent: int) -> None:
+    """Ends this process with its parent: it may be waiting for others for ever."""
+    while os.getppid() == parent:
+        time.sleep(2)
+    os._exit(1)
+
+
 @contextlib.contextmanager
-def joined(rank: int, devices: Sequence[str], url: str) -> Iterator[None]:
+def joined(rank: int, devices: Sequence[str], where: tuple[str, int]) -> Iterator[None]:
     """Joins the processes' group; on GPUs, exchanges go from one to the other directly."""
     on_gpus = devices[rank].startswith("cuda")
     if on_gpus:
         torch.cuda.set_device(torch.device(devices[rank]))
     dist.init_process_group(
         "nccl" if on_gpus else "gloo",
-        init_method=url,
+        store=dist.TCPStore(*where, is_master=False),
         rank=rank,
         world_size=len(devices),
         timeout=FOREVER,

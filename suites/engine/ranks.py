@@ -8,6 +8,7 @@ averaged when an optimizer is about to use them, statistics and noise are those 
 from __future__ import annotations
 
 import functools
+import io
 from typing import Any
 
 import torch
@@ -38,8 +39,29 @@ def is_lost(error: Exception) -> bool:
     """Whether an error says that another process does not answer any more."""
     if batch.ranks() == 1:
         return False
-    words = ("gloo", "by peer", "onnection", "roken pipe")
-    return isinstance(error, dist.DistError) or any(word in str(error) for word in words)
+    # gloo's are plain RuntimeErrors that name a file of it
+    by_gloo = isinstance(error, RuntimeError) and "/gloo/" in str(error)
+    return by_gloo or isinstance(error, dist.DistError)
+
+
+def hand_out(state: dict[str, Any], device: torch.device) -> None:
+    """In rank 0: gives the other processes its state, which they ask for by `received`."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = torch.frombuffer(buffer.getbuffer(), dtype=torch.uint8).to(device)
+    dist.broadcast(torch.tensor([len(content)], device=device), src=0)
+    dist.broadcast(content, src=0)
+
+
+def received(device: torch.device) -> dict[str, Any]:
+    """The state that rank 0 hands out, in all the others; its tensors are in main memory."""
+    length = torch.zeros(1, dtype=torch.int64, device=device)
+    dist.broadcast(length, src=0)
+    content = torch.empty(int(length), dtype=torch.uint8, device=device)
+    dist.broadcast(content, src=0)
+    buffer = io.BytesIO(content.cpu().numpy().tobytes())
+    state: dict[str, Any] = torch.load(buffer, map_location="cpu", weights_only=True)
+    return state
 
 
 GO_ON, STOP = 0.0, 1.0

@@ -24,7 +24,13 @@ from methods import Method, batch
 from suites.costs import counts
 from suites.engine import evaluation, execution, ranks
 from suites.engine.cell import Cell
-from suites.engine.checkpoint import Checkpoint, Progress, UnusableCheckpoint
+from suites.engine.checkpoint import (
+    Checkpoint,
+    Progress,
+    UnusableCheckpoint,
+    restore,
+    state_of,
+)  # fmt: skip
 from suites.engine.clock import Clock
 from suites.engine.datasets import Data
 from suites.engine.memory import PeakMemory
@@ -101,6 +107,8 @@ class Trial:
             saved, method = None, self._build(data)
         if saved is not None:
             self.progress = saved
+        if batch.ranks() > 1:  # not all need see the same file, or the same way of starting
+            ranks.hand_out(state_of(method, self.progress), self.device)
         self.progress.sessions += 1
         try:
             self.train(method, data)
@@ -117,9 +125,7 @@ class Trial:
         """Makes the steps of `run` in another process of its group, and nothing else."""
         data = data.to(self.device)
         method = self._build(data)
-        saved = self.checkpoint.load(method)
-        if saved is not None:
-            self.progress = saved
+        self.progress = restore(method, ranks.received(self.device))
         training = Training(self.cell, method, data)
         if not self.progress.step:
             training.start()

@@ -19,13 +19,7 @@ from tests.slurm.conftest import Fake
 
 @dataclass(frozen=True)
 class Nothing:
-    def __call__(self, meeting: Path) -> None:
-        pass
-
-    def progress(self) -> object:
-        return None
-
-    def abandon(self, reason: str) -> None:
+    def __call__(self) -> None:
         pass
 
 
@@ -49,6 +43,8 @@ def test_a_long_array_is_cut(tmp_path: Path, fake: Fake) -> None:
         f"key{i}" for i in range(10)
     ]
     assert [array.job for array in known] == jobs
+    Arrays(tmp_path).submit(tasks(4), Site(array_size=3), tmp_path, {})  # shorter than allowed
+    assert [option(script, "array") for script in fake.scripts()[3:]] == ["0-2%3", None]
 
 
 def test_a_cap_holds_over_all_arrays(tmp_path: Path, fake: Fake) -> None:

@@ -40,7 +40,8 @@ def test_a_missing_slurm_is_one_line(tmp_path: Path) -> None:
         (["table1", "--minutes", "1"], ["warning_s = 120", "1 minutes"]),
         (["table2", "--side-by-side", "2"], ["--side-by-side 2", "one cell at a time"]),
         (["table1", "--nodes", "2"], ["--nodes 2", "--ranks 1"]),
-        (["table1", "--ranks", "2", "--gpus", "1"], ["--ranks 2", "jobs get 1"]),
+        (["table1", "--ranks", "2", "--gpus", "1"], ["--ranks 2", "there are 1"]),
+        (["table1", "--gpus", "2"], ["jobs get 2 GPUs", "cells would use 1"]),
         (["tabel1"], ["unknown suite 'tabel1'", "table1"]),
     ],
 )

@@ -27,7 +27,7 @@ class Count:
     steps: bool = True
     abandoned: list[str] = field(default_factory=list)
 
-    def __call__(self, meeting: Path) -> None:
+    def __call__(self) -> None:
         for n in range(self._count() + 1, 4):
             if n == self.warned_at:
                 os.kill(os.getpid(), self.number)
@@ -66,6 +66,20 @@ def test_work_that_ends(tmp_path: Path, fake: Fake) -> None:
     shift(Count(tmp_path / "n"))()
     assert (tmp_path / "n").read_text() == "3" and ends(tmp_path) == ["done"]
     assert not fake.heard("requeued")
+
+
+def warned() -> None:
+    """Any callable will do for work."""
+    os.kill(os.getpid(), signal.SIGUSR2)
+    time.sleep(5)
+
+
+def test_any_callable(tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    Shift(pickle.dumps(time.time), tmp_path, 0, 60)()
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    with pytest.raises(SystemExit):
+        Shift(pickle.dumps(warned), tmp_path, 0, 60)()
+    assert ends(tmp_path) == ["done", "requeued"]
 
 
 def test_a_warned_job_goes_back_into_the_queue_and_on(

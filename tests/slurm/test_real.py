@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -106,6 +107,15 @@ def job_of(folder: Path, key: str, slurm: Cluster) -> str:
         if key in said["keys"][int(task) if task.isdigit() else 0]:
             return number if not task.isdigit() else f"{array}_{task}"
     raise LookupError(key)
+
+
+def nodes_at_work(folder: Path, slurm: Cluster) -> set[str]:
+    """The nodes on which cells are trained."""
+    found = set()
+    for key in at_work(folder):
+        with contextlib.suppress(LookupError):
+            found.add(slurm.run("squeue", "-h", "-j", job_of(folder, key, slurm), "-o", "%N"))
+    return {name.strip() for name in found}
 
 
 # ------------------------------------------------------------------------------- sweeps
@@ -291,6 +301,7 @@ def test_faults_lose_nothing(slurm: Cluster, environment: dict[str, str], tmp_pa
     until("a job was put back", lambda: list(arrays_dir.glob("*/*.1.diary.json")))
     until("three are at work again", lambda: len(at_work(results)) >= 3)
     slurm.run("scancel", job_of(results, next(iter(at_work(results))), slurm))
+    until("a cell trains on n2", lambda: "n2" in nodes_at_work(results, slurm))
     slurm.fail_node("n2")
     slurm.run("scontrol", "update", "NodeName=n2", "State=DOWN", "Reason=test")
     time.sleep(2)
@@ -307,17 +318,21 @@ def test_faults_lose_nothing(slurm: Cluster, environment: dict[str, str], tmp_pa
     found = records(results)
     assert numbers(found) == numbers(records(here)) and len(found) == 6
     assert "in vain" not in logs(results)
-    accidents = Counter(
-        json.loads(path.read_text())["status"] for path in (results / "records").glob("*.*-*.json")
-    )
-    assert accidents["killed"] >= 2, accidents  # one by SIGKILL, one by scancel
+    accidents = [
+        json.loads(path.read_text()) for path in (results / "records").glob("*.killed-*.json")
+    ]
+    assert any(r["key"] == killed and "SIGKILL" in r["reason"] for r in accidents)
+    assert any(r["key"] == cancelled and "CANCELLED" in r["reason"] for r in accidents)
+    assert sum("CANCELLED" in r["reason"] for r in accidents) == 2
+    diaries = [
+        json.loads(path.read_text()) for path in (results / "slurm/arrays").glob("*/*.diary.json")
+    ]
+    ends = Counter(said.get("end") for said in diaries)
+    assert ends["requeued"] >= 2, ends  # preempted, and out of time
+    # who lost its node could not say so
+    assert any(said["host"] == "n2" and "end" not in said for said in diaries), diaries
     # how many were hit in the middle is a matter of timing; that some went on is not
     assert sum(record["sessions"] > 1 for record in found.values()) >= 2
-    ends = Counter(
-        json.loads(path.read_text()).get("end")
-        for path in (results / "slurm/arrays").glob("*/*.diary.json")
-    )
-    assert ends["requeued"] >= 2, ends  # preempted, and out of time
 
 
 def test_a_cell_on_two_nodes(slurm: Cluster, environment: dict[str, str], tmp_path: Path) -> None:

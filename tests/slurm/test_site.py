@@ -72,9 +72,9 @@ def test_ways_to_ask_for_gpus(flag: str, line: str) -> None:
 
 
 def test_jobs_of_several_nodes() -> None:
-    """Everything is said per node but --gpus; a task that dies ends the others."""
+    """Everything is said per node; a task that dies ends the others."""
     lines = script(Site(nodes=2, gpus=4, gpu_flag="gpus", cpus=8))
-    for wanted in ("nodes=2", "ntasks-per-node=1", "cpus-per-task=8", "gpus=8"):
+    for wanted in ("nodes=2", "ntasks-per-node=1", "cpus-per-task=8", "gpus-per-node=4"):
         assert f"#SBATCH --{wanted}" in lines, wanted
     assert any("srun" in line and "--kill-on-bad-exit=1" in line for line in lines)
     assert "#SBATCH --gres=gpu:4" in script(Site(nodes=2, gpus=4))

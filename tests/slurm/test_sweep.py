@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import platform
 from pathlib import Path
 from typing import Any
 
 import pytest
-from suites.sweep.sweep import Sweep, cancel
 
+from results.lease import Lease
 from results.store import Store
 from slurm.arrays import Array, Arrays
+from slurm.queue import SlurmError
 from slurm.site import Site
 from suites import submit, table1
+from suites.cluster.sweep import Sent, Sweep, cancel
 from suites.engine import engine, local
 from suites.engine.trial import Job
 from suites.request import expand
@@ -45,6 +48,12 @@ def diary(array: Array, task: int, restart: int = 0, **said: Any) -> None:
     path.write_text(json.dumps({"started": 0.0, "host": "n1", **said}))
 
 
+def left_behind(sweep: Sweep, key: str, job: str | None = None) -> None:
+    """The lease of a process that is gone and did not release it."""
+    owner = {"host": platform.node(), "process": "1:0", "slurm_job": job}
+    (sweep.store.live_dir / f"{key}.json").write_text(json.dumps(owner))
+
+
 def show(fake: Fake, array: Array, *states: str) -> None:
     lines = [f"{array.job}|{n}|{s}|n1|None|{array.name}" for n, s in enumerate(states) if s]
     fake.says("queue", "\n".join(lines) + "\n")
@@ -62,11 +71,11 @@ def statuses(sweep: Sweep) -> dict[str, str]:
 def test_what_is_on_record_or_in_the_queue_is_not_submitted(sweep: Sweep, fake: Fake) -> None:
     keys = list(sweep.jobs)
     finish(sweep, keys[:1])
-    assert sweep.submit() == (5, 3, 0)
+    assert sweep.submit() == Sent(5, 3)
     array = only(sweep)
     assert sorted(map(len, array.keys)) == [1, 2, 2]
     show(fake, array, "RUNNING", "PENDING", "PENDING")
-    assert sweep.submit() == (0, 0, 5)
+    assert sweep.submit() == Sent(queued=5)
     assert len(fake.scripts()) == 1
     assert array.about["suite"] == "table1" and array.about["command"] == "the command"
 
@@ -76,7 +85,7 @@ def test_a_job_that_vanished_leaves_records(sweep: Sweep, fake: Fake) -> None:
     sweep.submit()
     array = only(sweep)
     at_work, waiting = array.keys[0]
-    (sweep.store.live_dir / f"{at_work}.json").write_text("{}")  # nobody released it
+    left_behind(sweep, at_work)  # nobody released it
     diary(array, 0)
     array.log(0).write_text("line 1\nthe last words\n")
     fake.says("accounts", f"{array.job}_0|OUT_OF_MEMORY|0:125|n1\n")
@@ -99,6 +108,60 @@ def test_ends_without_record_that_are_no_accident(sweep: Sweep, fake: Fake) -> N
     show(fake, array, "COMPLETED", "TIMEOUT", "TIMEOUT")
     assert sweep.submit().cells == 6
     assert statuses(sweep) == dict.fromkeys(array.keys[2], "timeout")
+
+
+def test_stopped_in_good_order_without_progress_is_an_accident(sweep: Sweep, fake: Fake) -> None:
+    """Slurm says COMPLETED of a job that cannot put itself back; it must not go on for ever."""
+    sweep.submit()
+    array = only(sweep)
+    diary(array, 0, end="stopped", ended=1.0, advanced=False)
+    diary(array, 1, end="stopped", ended=1.0, advanced=True)
+    show(fake, array, "COMPLETED", "COMPLETED", "RUNNING")
+    sweep.submit()
+    assert statuses(sweep) == dict.fromkeys(array.keys[0], "killed")
+    record = sweep.store.read(array.keys[0]).records[array.keys[0][0]]
+    assert "before the cell came any further" in record["reason"]
+
+
+def test_a_cell_at_work_elsewhere_is_neither_submitted_nor_accused(
+    sweep: Sweep, fake: Fake
+) -> None:
+    sweep.submit()
+    array = only(sweep)
+    lease = Lease(sweep.store.live_dir / f"{array.keys[0][0]}.json", {"slurm_job": None})
+    assert lease.acquire()
+    diary(array, 0, job="7")  # died at the other cell of its pack
+    other = array.keys[0][1]
+    left_behind(sweep, other, "7")
+    show(fake, array, "", "RUNNING", "RUNNING")
+    sent = sweep.submit()
+    assert (sent.cells, sent.elsewhere) == (1, 1) and "elsewhere" in str(sent)
+    assert statuses(sweep) == {other: "killed"}
+    lease.release()
+
+
+def test_jobs_that_wait_for_help_are_named(sweep: Sweep, fake: Fake) -> None:
+    sweep.submit()
+    array = only(sweep)
+    assert sweep._stuck() == ""
+    fake.says("queue", f"{array.job}|0|PENDING||JobHeldUser|{array.name}\n")
+    assert "1 job (JobHeldUser)" in sweep._stuck()
+
+
+def test_one_copy_of_the_code_for_all_jobs_of_a_sweep(
+    sweep: Sweep, fake: Fake, tmp_path: Path
+) -> None:
+    """A plug-in may be edited or removed while somebody follows."""
+    plugin = tmp_path / "mine.py"
+    plugin.write_text("x = 1\n")
+    sweep.plugins = [plugin]
+    sweep.submit()
+    plugin.unlink()
+    assert sweep.submit().cells == 6  # all vanished
+    assert len(list((sweep.arrays.folder / "code").iterdir())) == 1
+    late = Sweep(sweep.store, "table1", list(sweep.jobs.values()), sweep.site, [plugin])
+    with pytest.raises(SlurmError, match="cannot be copied"):
+        late.submit()
 
 
 def test_a_cancelled_job_is_an_accident(sweep: Sweep, fake: Fake) -> None:
@@ -158,7 +221,7 @@ def test_following_tries_again_and_gives_up(
     sweep: Sweep, fake: Fake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed cells a bounded number of times, failed ones not at all."""
-    monkeypatch.setattr("suites.sweep.sweep.LOOK_S", 0.0)
+    monkeypatch.setattr("suites.cluster.sweep.LOOK_S", 0.0)
     hours = map(str, range(10**6))  # accidents of a cell are some time apart
     monkeypatch.setattr("suites.engine.engine.now", lambda: next(hours))
     keys = list(sweep.jobs)
@@ -173,7 +236,7 @@ def test_following_tries_again_and_gives_up(
         arrays = sweep.arrays.read()
         for array in arrays:
             for n, cells in enumerate(array.keys):
-                if n in array.settled or (array.folder / f"{n}.0.diary.json").exists():
+                if array.settled.issuperset(cells) or (array.folder / f"{n}.0.diary.json").exists():
                     continue
                 done = [key for key in cells if key in keys[:4]]
                 finish(sweep, [key for key in done if key != keys[3]])
@@ -182,7 +245,7 @@ def test_following_tries_again_and_gives_up(
                     diary(array, n, end="done", ended=1.0, advanced=True)
                 else:
                     for key in cells:
-                        (sweep.store.live_dir / f"{key}.json").write_text("{}")
+                        left_behind(sweep, key)
                     diary(array, n)
         fake.says("queue", "")
 
@@ -203,7 +266,7 @@ def test_following_ends_when_somebody_cancels(
     monkeypatch.setattr("time.sleep", lambda seconds: None)
 
     def tick() -> None:
-        (sweep.arrays.folder / "table1.cancelled").touch()
+        (sweep.arrays.folder / "table1.cancelled").write_text("now")
 
     sweep.follow(lambda job, outcome: None, tick, print, 2)
     assert len(fake.scripts()) == 1
@@ -224,7 +287,7 @@ def test_an_innocent_cell_is_not_accused(sweep: Sweep, fake: Fake) -> None:
     sweep.submit()
     array = only(sweep)
     culprit, innocent = array.keys[0]
-    (sweep.store.live_dir / f"{culprit}.json").write_text("{}")
+    left_behind(sweep, culprit)
     diary(array, 0)
     show(fake, array, "OUT_OF_MEMORY", "RUNNING", "RUNNING")
     Sweep(sweep.store, "table1", [sweep.jobs[innocent]], sweep.site).submit()

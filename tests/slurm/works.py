@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,17 +14,8 @@ class Note:
 
     path: Path
 
-    def __call__(self, meeting: Path) -> None:
+    def __call__(self) -> None:
         self.path.write_text(
             f"{os.environ['SLURMD_NODENAME']} {os.environ['CUDA_VISIBLE_DEVICES']}"
         )
         time.sleep(3)
-
-    def progress(self) -> object:
-        return None
-
-    def assist(self, meeting: Path, over: Callable[[], bool]) -> None:
-        raise NotImplementedError
-
-    def abandon(self, reason: str) -> None:
-        raise NotImplementedError
