@@ -12,32 +12,90 @@ all of this does nothing.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-_alone = False
+
+class Group(Protocol):
+    """Who shares the mini-batch, as one of them sees it."""
+
+    @property
+    def rank(self) -> int:
+        """Number of the one, from 0."""
+
+    @property
+    def size(self) -> int:
+        """How many they are."""
+
+    def add(self, x: Tensor) -> None:
+        """Replaces x by the sum over all."""
+
+    def gather(self, x: Tensor) -> list[Tensor]:
+        """The x of all, in the order of their ranks."""
+
+
+class _Processes:
+    """The processes of torch.distributed's group, where there is one."""
+
+    @property
+    def rank(self) -> int:
+        return dist.get_rank()
+
+    @property
+    def size(self) -> int:
+        return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+    def add(self, x: Tensor) -> None:
+        dist.all_reduce(x)
+
+    def gather(self, x: Tensor) -> list[Tensor]:
+        parts = [torch.empty_like(x) for _ in range(self.size)]
+        dist.all_gather(parts, x)
+        return parts
+
+
+class _Here(threading.local):
+    group: Group = _Processes()
+    alone = False
+
+
+_here = _Here()
 
 
 def ranks() -> int:
     """How many processes share the mini-batch."""
-    if _alone or not (dist.is_available() and dist.is_initialized()):
-        return 1
-    return dist.get_world_size()
+    return 1 if _here.alone else _here.group.size
 
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
     """Within it, mini-batches are this process's own: in predictions, say."""
-    global _alone
-    before, _alone = _alone, True
+    before, _here.alone = _here.alone, True
     try:
         yield
     finally:
-        _alone = before
+        _here.alone = before
+
+
+@contextlib.contextmanager
+def among(group: Group) -> Iterator[None]:
+    """Within it, this thread shares its mini-batches with that group."""
+    before, _here.group = _here.group, group
+    try:
+        yield
+    finally:
+        _here.group = before
+
+
+def add(x: Tensor) -> None:
+    """Replaces x by the sum over all processes."""
+    if ranks() > 1:
+        _here.group.add(x)
 
 
 def whole(x: Tensor) -> Tensor:
@@ -65,7 +123,7 @@ def draw(shape: Sequence[int], like: Tensor, fill: Callable[[Tensor], object]) -
 
 def own(rows: Tensor) -> Tensor:
     """The rows of this process among those of all."""
-    return rows if ranks() == 1 else rows.tensor_split(ranks())[dist.get_rank()]
+    return rows if ranks() == 1 else rows.tensor_split(ranks())[_here.group.rank]
 
 
 def mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor, int]:
@@ -92,14 +150,12 @@ def mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor, int]:
 class _Whole(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(ranks())]
-        dist.all_gather(parts, x.contiguous())
-        return torch.cat(parts)
+        return torch.cat(_here.group.gather(x.contiguous()))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         gradient = gradient.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(gradient)
+        add(gradient)
         return own(gradient)
 
 
@@ -107,7 +163,7 @@ class _Total(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         x = x.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(x)
+        add(x)
         return x
 
     @staticmethod

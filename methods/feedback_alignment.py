@@ -51,7 +51,7 @@ class LinearProduct(torch.autograd.Function):
     def backward(ctx: Any, delta: Tensor) -> Any:
         x, weight = (saved.to(delta.dtype) for saved in ctx.saved_tensors)  # delta may be bfloat16
         to_x, _, to_bias, _ = ctx.needs_input_grad
-        back = delta @ ctx.feedback(weight) if to_x else None
+        back = delta @ ctx.feedback(weight).to(delta.dtype) if to_x else None
         return back, delta.T @ x, delta.sum(0) if to_bias else None, None
 
 
@@ -71,7 +71,7 @@ class ConvProduct(torch.autograd.Function):
     def backward(ctx: Any, delta: Tensor) -> Any:
         x, weight = (saved.to(delta.dtype) for saved in ctx.saved_tensors)
         # of the three gradients only the one to x depends on the kernel
-        back = ctx.feedback(weight) if ctx.needs_input_grad[0] else weight
+        back = ctx.feedback(weight).to(delta.dtype) if ctx.needs_input_grad[0] else weight
         stride, padding, dilation, groups = ctx.how
         gradients = torch.ops.aten.convolution_backward(
             delta, x, back, [back.shape[0]], stride, padding, dilation, False, [0, 0], groups,

@@ -26,6 +26,7 @@ from methods import METHODS, Method, Task
 from methods.base import resolve_config
 from suites.auditing import locality
 from suites.auditing.locality import flat_parameters
+from suites.auditing.sharing import double_precision, first_difference
 from suites.auditing.subject import STEPS, Subject, step
 from suites.auditing.waiting import waits
 from suites.engine import datasets
@@ -450,6 +451,16 @@ def check_initial_weights(case: Case) -> None:
     one, two = case.make(seed=0), case.make(seed=1)
     assert not torch.equal(flat_parameters(one.blocks), flat_parameters(two.blocks)), (
         "two seeds start from the same weights"
+    )
+
+
+def check_shared_batches(case: Case) -> None:
+    """A rule that couples samples would be another rule where processes share a mini-batch."""
+    with double_precision():
+        place = first_difference(case.subject())
+    assert place is None, (
+        f"two processes with half of each mini-batch do not make the step of one ({place} "
+        "differs): what couples samples, and noise per sample, goes through methods/batch.py"
     )
 
 

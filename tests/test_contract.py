@@ -14,7 +14,12 @@ from suites.engine import local
 local.load_methods([])
 # One architecture of each kind; `python -m suites.check` runs all of them.
 ARCHITECTURES = ("mlp-3x1000", "cnn-small", "layercnn-128", "resnet18")
-CASES = [case for case in contract.cases() if case.architecture in ARCHITECTURES]
+# Its 27 million parameters take minutes; k2 there and k3 elsewhere run the same lines.
+LEFT_OUT = "layerwise-k3-resnet18"
+CASES = [
+    case for case in contract.cases()
+    if case.architecture in ARCHITECTURES and str(case) != LEFT_OUT
+]  # fmt: skip
 
 ROOT = Path(__file__).parent.parent
 
@@ -131,6 +136,9 @@ PLANTED = {
         "        return {'negated': lambda x: -self.logits(x)}\n\n"
         "    def features",
         "other_ways",
+    ),
+    "a penalty on the statistics of a process's own rows": (
+        "total.backward()", "(total + h.mean(0).square().sum()).backward()", "shared_batches",
     ),
     "objective with the wrong sign": ("total.backward()", "(-total).backward()", "learns"),
 }  # fmt: skip

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from methods import METHODS, Method, Task, batch
+from suites.auditing.sharing import double_precision
 from suites.engine import local
 from suites.engine.architectures import ARCHITECTURES
 from suites.engine.ranks import share
@@ -78,14 +79,8 @@ def in_rank(rank: int, port: int, path: Path, work: Callable[[int], Any]) -> Non
 
 
 def all_pairs(rank: int) -> list[Any]:
-    doubled()
-    return [steps(row, name, 2, rank) for row, name in PAIRS]
-
-
-def doubled() -> None:
-    """Double precision: the last bits of float32 decide over Adam's first steps."""
-    torch.set_default_dtype(torch.float64)
-    torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
+    with double_precision():
+        return [steps(row, name, 2, rank) for row, name in PAIRS]
 
 
 def in_two(folder: Path, work: Callable[[int], Any]) -> list[Any]:
@@ -116,16 +111,10 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
 
 
 @pytest.mark.parametrize("which", range(len(PAIRS)), ids=[f"{r.id}-{n}" for r, n in PAIRS])
-def test_halves_make_the_steps_of_the_whole(
-    which: int, shared: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-    torch.set_default_dtype(torch.float64)
-    try:
-        row, architecture = PAIRS[which]
+def test_halves_make_the_steps_of_the_whole(which: int, shared: list[Any]) -> None:
+    row, architecture = PAIRS[which]
+    with double_precision():
         alone = steps(row, architecture, 1, 0)
-    finally:
-        torch.set_default_dtype(torch.float32)
     for one, two, mine in zip(*shared[which], alone, strict=True):
         assert torch.equal(one, two)  # the processes never drift apart
         assert torch.allclose(one.double(), mine.double(), rtol=1e-6, atol=1e-9)

@@ -88,7 +88,7 @@ def _average(optimizer: Optimizer, *_: Any) -> None:
     if batch.ranks() == 1 or not gradients:
         return
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-    dist.all_reduce(flat)
+    batch.add(flat)
     flat /= batch.ranks()
     parts = flat.split([gradient.numel() for gradient in gradients])
     for gradient, part in zip(gradients, parts, strict=True):

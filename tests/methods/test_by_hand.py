@@ -9,17 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from suites.auditing.sharing import double_precision
 from tests.by_hand import STEPS, Step, made, noise
 
 
 @pytest.fixture(autouse=True)
-def double_precision(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The last bits of float32 would do: Adam makes a whole step of a gradient that is chance."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    monkeypatch.setattr(Tensor, "float", Tensor.double)
-    yield
-    torch.set_default_dtype(before)
+def in_double_precision() -> Iterator[None]:
+    with double_precision():
+        yield
 
 
 @pytest.mark.parametrize("step", STEPS, ids=str)
