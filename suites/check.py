@@ -14,9 +14,9 @@ from rich.console import Console
 from methods import METHODS, PluginError
 from suites import contract
 from suites.command import Parser, exit_with, fail
-from suites.engine import local
 from suites.engine.architectures import ARCHITECTURES
 from suites.engine.engine import use_deterministic_algorithms
+from suites.engine.plugins import load_methods
 from suites.suite import RequestError, choose, rows_of
 
 
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     p.add_argument("--architectures", nargs="+", metavar="NAME", help="these only")
     args = p.parse_args(arguments)  # fmt: skip
     try:
-        extra = local.load_methods(args.plugin)
+        extra = load_methods(args.plugin)
         methods = choose("method", args.methods or extra or None, list(METHODS))
         architectures = choose("architecture", args.architectures, list(ARCHITECTURES))
     except (PluginError, RequestError) as error:

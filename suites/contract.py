@@ -37,6 +37,7 @@ from suites.suite import Row, rows_of
 WIDTH = 1 / 8  # factor on all widths: the checks are on rules, not on sizes
 SIDE = 16
 BATCH = 32
+FEW = 8  # where it matters what a signal reaches, and not what is learned
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Case:
 
     def subject(self) -> Subject:
         """This case, for a look at how far its training signals travel."""
-        return Subject(self.make, lambda i: toy(BATCH, seed=1000 + i))
+        return Subject(self.make, lambda i: toy(FEW, seed=1000 + i))
 
     def refusal(self) -> str | None:
         """The reason the method gives against this architecture, or None."""

@@ -21,7 +21,8 @@ from slurm import site
 from suites import options
 from suites.catalogue import SUITES
 from suites.command import Parser, exit_with, fail
-from suites.engine import local
+from suites.engine.plugins import load_methods
+from suites.launching import local
 from suites.progress import Display
 from suites.request import Request
 from suites.show import show_dry_run, show_list, show_table
@@ -106,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return report(args, request, sweep.store, console)
         if used := site.flags_used(args):
             raise RequestError(f"{used[0]} is for jobs on a cluster: add --launcher slurm")
-        extra = local.load_methods(args.plugin)
+        extra = load_methods(args.plugin)
         if args.list:
             show_list(console, SUITES)
             return 0

@@ -22,7 +22,7 @@ from suites.catalogue import SUITES
 from suites.cluster.packing import packs
 from suites.cluster.sweep import Sweep, require
 from suites.command import Parser, exit_with, fail
-from suites.engine import local
+from suites.engine.plugins import load_methods
 from suites.progress import Display
 from suites.request import Request
 from suites.show import show_dry_run, show_list
@@ -104,7 +104,7 @@ def prepare(
     Raises:
         options.REFUSALS: it cannot be sent.
     """
-    extra = local.load_methods(args.plugin)
+    extra = load_methods(args.plugin)
     if args.list:
         show_list(console, SUITES)
         raise SystemExit(0)

@@ -18,15 +18,17 @@ import torch
 from methods import Task
 from results.lease import Lease
 from results.store import Store
-from suites.engine import datasets, local
+from suites.engine import datasets
 from suites.engine.cell import Cell, Protocol
 from suites.engine.checkpoint import Checkpoint
 from suites.engine.datasets import Data
+from suites.engine.plugins import load_methods
 from suites.engine.trial import Job, Trial
+from suites.launching import local
 
 CPU = torch.device("cpu")
 ROUNDS = 9
-local.load_methods([])
+load_methods([])
 
 
 def noise() -> Data:

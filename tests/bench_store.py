@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from results.store import Store
-from suites.engine import local
+from suites.engine.plugins import load_methods
 from suites.request import expand
 from suites.table1 import SUITE
 
@@ -31,7 +31,7 @@ REFERENCE = Path(__file__).parent.parent / "results" / "reference" / "records"
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with a record for every cell."""
-    local.load_methods([])
+    load_methods([])
     folder = tmp_path_factory.mktemp("sweep")
     store = Store(folder)
     store.prepare()

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from suites import contract
-from suites.engine import local
+from suites.engine.plugins import load_methods
 
-local.load_methods([])
+load_methods([])
 # One architecture of each kind; `python -m suites.check` runs all of them.
 ARCHITECTURES = ("mlp-3x1000", "cnn-small", "layercnn-128", "resnet18")
 # Its 27 million parameters take minutes; k2 there and k3 elsewhere run the same lines.

@@ -17,16 +17,17 @@ from suites.costs import machine, timing
 from suites.costs.energy import Meter
 from suites.costs.measure import Contestant
 from suites.costs.timing import Timed, Work, interleaved, latencies, ratios, summary
-from suites.engine import datasets, engine, local
+from suites.engine import datasets, engine
 from suites.engine.architectures import mlp
 from suites.engine.cell import Cell, Protocol
 from suites.engine.memory import peak_bytes
+from suites.engine.plugins import load_methods
 from suites.engine.trial import Job
 from suites.request import expand
 from suites.suite import RequestError
 from suites.table2 import SUITE
 
-local.load_methods([])
+load_methods([])
 CPU = torch.device("cpu")
 
 

@@ -14,17 +14,18 @@ from torch import nn
 from methods import METHODS, Method, Task
 from results.store import Store
 from suites.auditing.sharing import double_precision
-from suites.engine import engine, local
+from suites.engine import engine
 from suites.engine.architectures import ARCHITECTURES
 from suites.engine.cell import Cell, Protocol
 from suites.engine.execution import CHOICES, carry_out
+from suites.engine.plugins import load_methods
 from suites.engine.precision import computing
 from suites.engine.trial import Job
 from suites.suite import rows_of
 
 TASK = Task("t", (1, 8, 8), 5)
 WIDTH = 0.25
-local.load_methods([])
+load_methods([])
 ROWS = rows_of(sorted(METHODS))
 SLOW = ("layerwise-k3", "resnet18")
 

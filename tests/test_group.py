@@ -18,11 +18,14 @@ from typing import Any
 import pytest
 
 from results.store import Store
-from suites.engine import engine, group, local, nodes
+from suites import run
+from suites.engine import engine
 from suites.engine.cell import Cell, Protocol
+from suites.engine.plugins import load_methods
 from suites.engine.trial import Job
+from suites.launching import group, local, nodes
 
-local.load_methods([])
+load_methods([])
 READY = functools.partial(local._get_ready, 1, [])
 
 
@@ -68,9 +71,9 @@ def test_two_processes_give_the_result_of_one(
 
 
 def test_stopped_and_resumed_bit_for_bit(tmp_path: Path) -> None:
-    whole = job(tmp_path / "whole", "hff", "mlp-2x500", 2, epochs=40)
+    whole = job(tmp_path / "whole", "hff", "mlp-2x500", 2, epochs=20)
     assert together(whole).status == "ok"
-    parts = job(tmp_path / "parts", "hff", "mlp-2x500", 2, epochs=40)
+    parts = job(tmp_path / "parts", "hff", "mlp-2x500", 2, epochs=20)
     store = Store(parts.results_dir)
 
     def at_work() -> bool:
@@ -135,7 +138,7 @@ def other_node(tmp_path: Path) -> Iterator[tuple[Path, Any]]:
 
 
 def help_out(meeting: Path, over: Path) -> None:
-    local.load_methods([])
+    load_methods([])
     nodes.assist(meeting, over.exists)
 
 
@@ -190,15 +193,15 @@ def child_of(pid: int) -> int:
     raise LookupError(pid)
 
 
-def test_the_command_line(tmp_path: Path) -> None:
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = Path(__file__).parents[1]
     what = ["table1", "--methods", "hff", "--architectures", "mlp-2x500", "--seeds", "1",
             "--epochs", "1", "--results-dir", str(tmp_path / "r"), "--report-dir",
             str(tmp_path / "p")]  # fmt: skip
-    run = functools.partial(
-        subprocess.run, cwd=root, capture_output=True, text=True, env=os.environ.copy()
-    )
-    done = run([sys.executable, "-m", "suites.run", *what, "--ranks", "2"])
+    done = subprocess.run(
+        [sys.executable, "-m", "suites.run", *what, "--ranks", "2"], cwd=root,
+        capture_output=True, text=True,
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     (path,) = (tmp_path / "r/records").glob("*.json")
     assert json.loads(path.read_text())["environment"]["processes"] == 2
@@ -207,5 +210,6 @@ def test_the_command_line(tmp_path: Path) -> None:
         (["--ranks", "0"], "at least 1"),
         (["--ranks", "2", "--execution", "compile"], "does not go with --execution compile"),
     ):
-        done = run([sys.executable, "-m", "suites.run", *what, *more])
-        assert done.returncode == 2 and words in done.stderr, done.stderr
+        with pytest.raises(SystemExit) as end:
+            run.main([*what, *more])
+        assert end.value.code == 2 and words in capsys.readouterr().err

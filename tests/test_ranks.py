@@ -15,14 +15,14 @@ import torch.distributed as dist
 
 from methods import METHODS, Method, Task, batch
 from suites.auditing.sharing import double_precision
-from suites.engine import local
 from suites.engine.architectures import ARCHITECTURES
+from suites.engine.plugins import load_methods
 from suites.engine.ranks import share
 from suites.suite import rows_of
 
 TASK = Task("t", (1, 8, 8), 5)
 WIDTH = 0.25
-local.load_methods([])
+load_methods([])
 
 
 def pairs() -> list[tuple[Any, str]]:

@@ -323,7 +323,7 @@ def test_every_latin_letter_is_escaped_to_ascii() -> None:
 
 def _compiled(folder: Path) -> str:
     if shutil.which("pdflatex") is None:
-        pytest.skip("pdflatex is not installed")
+        pytest.skip("needs pdflatex")
     done = subprocess.run(
         ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table1-standalone.tex"],
         cwd=folder, capture_output=True, text=True, errors="replace", timeout=120,

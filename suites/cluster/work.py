@@ -12,9 +12,11 @@ from pathlib import Path
 
 from results.store import Store
 from slurm import job
-from suites.engine import engine, local, nodes
+from suites.engine import engine
 from suites.engine.engine import Outcome
+from suites.engine.plugins import load_methods
 from suites.engine.trial import Job
+from suites.launching import local, nodes
 
 PATIENCE_S = 180.0  # longer than it takes to know that another machine is dead
 
@@ -29,7 +31,7 @@ class CellWork:
     nodes: int
 
     def __call__(self) -> None:
-        local.load_methods(self.plugins)
+        load_methods(self.plugins)
         cores = int(os.environ.get("SLURM_CPUS_PER_TASK") or local.usable_cores())
         # threads follow from the site, not from how full the pack is: sums over them round
         # differently, so the same command gives the same bits
@@ -42,7 +44,7 @@ class CellWork:
 
     def assist(self, over: Callable[[], bool]) -> None:
         """Lends the cores and GPUs of another node."""
-        local.load_methods(self.plugins)
+        load_methods(self.plugins)
         nodes.assist(job.meeting(), over)
 
     def progress(self) -> object:
@@ -61,7 +63,7 @@ class CellWork:
 
     def abandon(self, reason: str) -> None:
         """Makes records of the time-out, for all cells that did not end."""
-        local.load_methods(self.plugins)
+        load_methods(self.plugins)
         store = Store(self.jobs[0].results_dir)
         for one in self.jobs:
             if not self._ended(store, one):

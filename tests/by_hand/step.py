@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from methods import METHODS, Method, Task
-from suites.engine import datasets, local
+from suites.engine import datasets
 from suites.engine.architectures import ARCHITECTURES
+from suites.engine.plugins import load_methods
 
 TASK = Task("noise", (1, 28, 28), 10, (0.13,), (0.31,))
-local.load_methods([])
+load_methods([])
 
 
 @dataclass(frozen=True)

@@ -66,11 +66,15 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
 
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[cluster.Cluster]:
-    """Two nodes of 2 cores, two fake GPUs each, arrays of at most 4 tasks."""
-    lacking = cluster.missing()
+    """Two nodes of 2 cores, two fake GPUs each, arrays of at most 4 tasks.
+
+    BPFREE_SLURM_ACCOUNTING=1 gives it accounting.
+    """
+    accounting = os.environ.get("BPFREE_SLURM_ACCOUNTING") == "1"
+    lacking = cluster.missing(accounting)
     if lacking:
         if os.environ.get("BPFREE_REQUIRE_SLURM") == "1":
             pytest.fail(f"BPFREE_REQUIRE_SLURM=1, but there is no {lacking[0]}")
         pytest.skip(f"needs a SLURM on this machine: no {', '.join(lacking)}")
-    with cluster.Cluster(nodes=2, cpus=2, gpus=2, largest_array=5) as running:
+    with cluster.Cluster(2, 2, 2, largest_array=5, accounting=accounting) as running:
         yield running

@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from results.store import Store
-from suites import cancel, submit
+from suites import cancel, run, submit
 from tests.slurm.conftest import Fake
 
-ROOT = Path(__file__).parents[2]
 
-
-def test_a_missing_slurm_is_one_line(tmp_path: Path) -> None:
-    bare = {**os.environ, "PATH": str(tmp_path), "PYTHONPATH": str(ROOT)}
+def test_a_missing_slurm_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
     results = tmp_path / "r"
     Store(results).write_plan({"suite": "table1", "cells": []})
-    for module, more in (("submit", []), ("run", ["--launcher", "slurm"]), ("cancel", [])):
-        done = subprocess.run(
-            [sys.executable, "-m", f"suites.{module}", "table1", *more, "--results-dir",
-             str(results)],
-            env=bare, cwd=ROOT, capture_output=True, text=True,
-        )  # fmt: skip
-        assert done.returncode == 2, module
-        assert done.stderr.startswith("error: no sbatch on this machine"), done.stderr
-        assert done.stderr.count("\n") == 1
+    for module, more in ((submit, []), (run, ["--launcher", "slurm"]), (cancel, [])):
+        with pytest.raises(SystemExit) as end:
+            module.main(["table1", *more, "--results-dir", str(results)])
+        said = capsys.readouterr().err
+        assert end.value.code == 2 and said.count("\n") == 1, module
+        assert said.startswith("error: no sbatch on this machine"), said
     assert not (results / "slurm").exists()
 
 

@@ -20,7 +20,7 @@ import pytest
 from results.store import Store
 from slurm.arrays import Arrays, Task
 from slurm.site import Site
-from suites.engine import local
+from suites.launching import local
 from tests.slurm.cluster import Cluster
 from tests.slurm.works import Note
 

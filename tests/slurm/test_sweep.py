@@ -16,12 +16,13 @@ from slurm.queue import SlurmError
 from slurm.site import Site
 from suites import submit, table1
 from suites.cluster.sweep import Sent, Sweep, cancel
-from suites.engine import engine, local
+from suites.engine import engine
+from suites.engine.plugins import load_methods
 from suites.engine.trial import Job
 from suites.request import expand
 from tests.slurm.conftest import Fake
 
-local.load_methods([])
+load_methods([])
 
 
 @pytest.fixture

@@ -22,11 +22,12 @@ from typing import Any
 
 import torch
 
-from methods import load_builtin, load_entry_points, load_file
 from results.store import Store
-from suites.engine import engine, group, nodes, sources
+from suites.engine import engine
 from suites.engine.engine import Outcome
+from suites.engine.plugins import load_methods
 from suites.engine.trial import Job
+from suites.launching import group, nodes
 
 BUSY_RETRY_S = 1.0
 STOP_PATIENCE_S = 60.0
@@ -252,27 +253,6 @@ def _environment(values: dict[str, str]) -> Any:
 
 
 # ------------------------------------------------------------------- in the worker process
-
-
-def load_methods(plugins: Sequence[Path | str]) -> list[str]:
-    """Registers all methods: ours, installed ones, those in files. Returns the names not ours.
-
-    Raises:
-        PluginError: a plug-in that cannot be used.
-    """
-    from methods import METHODS
-
-    load_builtin()
-    ours = set(METHODS)
-    load_entry_points()
-    for plugin in plugins:
-        load_file(plugin)
-    for cls in METHODS.values():
-        for kind in sources.ROOTS:
-            sources.method_sha(
-                kind, cls
-            )  # now, before the files can be edited under a running sweep
-    return [name for name in METHODS if name not in ours]
 
 
 def _work(

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from results.files import write_atomically
-from suites.engine import group
-from suites.engine.group import LOST
+from suites.launching import group
+from suites.launching.group import LOST
 
 
 class Node:
