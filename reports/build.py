@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import gc
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,7 +52,7 @@ def build(
             table = read(suite, store, published, plan)
             for line in table.set_aside:
                 print(f"warning: not read: {_one_line(line)}", file=sys.stderr)
-            return write(table, Path(out_dir))
+            return write(table, Path(out_dir), again(suite, store.root, Path(out_dir)))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise ReportError(
@@ -94,8 +95,17 @@ def _no_plan(suite: str, store: Store) -> str:
     return f"no plan in {store.plans_dir}; make one with: python -m suites.run {suite}"
 
 
-def write(table: Table, out_dir: Path) -> list[Path]:
-    """Writes every file of the report, the page first. Raises OSError."""
+def again(suite: str, results_dir: Path, report_dir: Path) -> str:
+    """The command that builds this report."""
+    words = ["python", "-m", "reports.build", suite]
+    for flag, folder in (("results_dir", results_dir), ("report_dir", report_dir)):
+        if folder != _parser().get_default(flag):
+            words += [f"--{flag.replace('_', '-')}", str(folder)]
+    return shlex.join(words)
+
+
+def write(table: Table, out_dir: Path, command: str = "") -> list[Path]:
+    """Writes every file of the report, the page with its command first. Raises OSError."""
     # Imported here: they bring matplotlib and jinja2, which --help and most errors do without.
     from reports import figures, frame, html, latex
 
@@ -103,7 +113,7 @@ def write(table: Table, out_dir: Path) -> list[Path]:
     folder = out_dir / suite
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
-        "index.html": html.render(table),
+        "index.html": html.render(table, command),
         f"{suite}.tex": latex.render(table),
         f"{suite}-standalone.tex": latex.render_standalone(table),
         f"{suite}.csv": frame.to_csv(table),

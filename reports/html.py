@@ -49,8 +49,8 @@ _COUNTED = ("n_params", "n_params_aux", "passes_per_prediction")
 _STATES = {"unsupported": "not supported", "oom": "out of memory"}
 
 
-def render(table: Table) -> str:
-    """The whole page as text."""
+def render(table: Table, again: str = "") -> str:
+    """The whole page as text, with the command that builds it again."""
     # a page about the audit alone, or about costs: nothing was trained
     audited = table.plan["headline"]["split"] == "audit"
     timed = any(column.axes for column in table.columns)
@@ -75,6 +75,7 @@ def render(table: Table) -> str:
         plan=table.plan,
         profile_note=table.plan.get("profile_note") or "",
         command=table.plan.get("command") or "",
+        again=again,
         verdict=_verdict(table),
         n=counts(table),
         metric=metric_text(table),

@@ -21,7 +21,8 @@ DEFAULTS = ("SQUEUE_", "SACCT_", "SCONTROL_", "SLURM_TIME_FORMAT", "SLURM_CLUSTE
 # reasons of waiting that do not go away by themselves
 STUCK = (
     "JobHeld", "BadConstraints", "DependencyNeverSatisfied", "launch_failed", "launch failed",
-    "PartitionNodeLimit", "PartitionTimeLimit", "AccountNotAllowed", "QOSNotAllowed",
+    "PartitionNodeLimit", "PartitionTimeLimit", "PartitionConfig",
+    "AccountNotAllowed", "QOSNotAllowed",
 )  # fmt: skip
 WAITING = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
 
@@ -94,7 +95,9 @@ def ask(*command: str) -> str:
     if done.returncode != 0:
         said = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
         what = said[-1].removeprefix(f"{command[0]}: ").removeprefix("error: ")
-        raise SlurmError(f"Slurm does not answer here: {command[0]} says {what!r}")
+        raise SlurmError(
+            f"Slurm does not answer here (is this a login node?): {command[0]} says {what!r}"
+        )
     return done.stdout
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -158,12 +159,16 @@ def read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise SiteError(f"site file {path} cannot be read ({error.strerror})") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SiteError(f"site file {path} is not TOML: {error}") from None
+        raise SiteError(
+            f'site file {path} is not TOML: {error} (texts need quotes: partition = "gpu")'
+        ) from None
     fields = {field.name: field for field in dataclasses.fields(Site)}
     for name, value in found.items():
         if name not in fields:
+            close = difflib.get_close_matches(name.replace("-", "_"), fields, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
             raise SiteError(
-                f"site file {path}: unknown setting {name!r}; known: {', '.join(fields)}"
+                f"site file {path}: unknown setting {name!r}: {hint}known: {', '.join(fields)}"
             )
         found[name] = _checked(value, fields[name], f"site file {path}: {name}")
     try:

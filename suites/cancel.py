@@ -19,8 +19,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     p = Parser(
         prog="python -m suites.cancel",
-        description="Takes the jobs of a suite out of the queue, running ones too: they write "
-        "their checkpoints first. Records and checkpoints stay; submitting again goes on.",
+        description="Takes the jobs of a suite, of all its requests, out of the queue, running "
+        "ones too: they write their checkpoints first. Records and checkpoints stay; submitting "
+        "again goes on.",
         epilog="example:\n  python -m suites.cancel table1 --results-dir results/runs",
     )
     p.add_argument("suite", help="as in `suites.submit`")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,11 +14,16 @@ from typing import Any, NoReturn
 from results.record import RecordError
 from results.store import Plan, Store
 
+RESULTS_DIR = Path("results/runs")
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, and whose epilog stays as it is written."""
 
     def __init__(self, **options: Any) -> None:
+        if "description" in options:
+            width = shutil.get_terminal_size().columns - 2
+            options["description"] = textwrap.fill(options["description"], width)
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def error(self, message: str) -> NoReturn:
@@ -43,10 +51,18 @@ def add_results_dir(p: argparse._ActionsContainer) -> None:
     p.add_argument(
         "--results-dir",
         type=Path,
-        default=Path("results/runs"),
+        default=RESULTS_DIR,
         metavar="DIR",
         help="store of records (default: results/runs)",
     )
+
+
+def command_on(module: str, suite: str, results_dir: Path) -> str:
+    """The command for a suite that reads this store, to be pasted."""
+    words = ["python", "-m", module, suite]
+    if results_dir != RESULTS_DIR:
+        words += ["--results-dir", str(results_dir)]
+    return shlex.join(words)
 
 
 def stored_plan(store: Store, suite: str) -> Plan:

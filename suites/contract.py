@@ -453,15 +453,33 @@ def check_initial_weights(case: Case) -> None:
     assert not torch.equal(flat_parameters(one.blocks), flat_parameters(two.blocks)), (
         "two seeds start from the same weights"
     )
+    assert torch.initial_seed() == 1, "it seeds torch's global generator: draw from the one given"
+    blocks = {id(p) for p in one.blocks.parameters()}
+    others = dict(two.named_parameters())
+    for name, parameter in one.named_parameters():
+        drawn = id(parameter) not in blocks and len(parameter.unique()) > 8
+        assert not (drawn and torch.equal(parameter, others[name])), (
+            f"two seeds start with the same {name}"
+        )
 
 
 def check_shared_batches(case: Case) -> None:
     """A rule that couples samples would be another rule where processes share a mini-batch."""
     with double_precision():
         place = first_difference(case.subject())
-    assert place is None, (
+    if place is None:
+        return
+    how = "the gradient is another: what couples samples is computed on batch.whole(h)"
+    if place == "loss":
+        how = (
+            "the loss is another: what couples samples is computed on batch.whole(h), noise per "
+            "sample is drawn by batch.draw"
+        )
+    elif "rng" in place:
+        how = "other numbers were drawn: noise per sample is drawn by batch.draw"
+    raise AssertionError(
         f"two processes with half of each mini-batch do not make the step of one ({place} "
-        "differs): what couples samples, and noise per sample, goes through methods/batch.py"
+        f"differs): {how} (methods/batch.py)"
     )
 
 

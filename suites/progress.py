@@ -13,7 +13,6 @@ from typing import Any
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     TaskID,
     TextColumn,
@@ -34,18 +33,19 @@ class Display:
         self._begun = time.monotonic()
         self._drawn = 0.0
         self._rows: dict[str, TaskID] = {}
+        wide = console.width >= 104  # else what is left matters most
         self._bars = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            BarColumn(bar_width=24 if wide else 8),
             TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
+            *([TimeElapsedColumn()] if wide else []),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=console,
             transient=True,
         )
-        self._total = self._bars.add_task("all cells", total=len(self.jobs), note="")
+        n = len(self.jobs)
+        self._total = self._bars.add_task("all cells", total=n, note=f"0/{n}")
 
     def __enter__(self) -> Display:
         if self.console.is_terminal:
@@ -99,7 +99,7 @@ class Display:
         row = self._rows.pop(job.cell.key, None)
         if row is not None:
             self._bars.remove_task(row)
-        self._bars.update(self._total, completed=done)
+        self._bars.update(self._total, completed=done, note=f"{done}/{len(self.jobs)}")
         for warning in outcome.warnings:
             self.console.print(f"warning: {job.label}: {warning}", markup=False, style="yellow")
         text = f"[{done}/{len(self.jobs)}] {job.label}: {outcome.status}"

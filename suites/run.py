@@ -175,6 +175,12 @@ def carry_out(
                 launcher.run(jobs, display.end, display.tick)
         except KeyboardInterrupt:
             left = len(options.remaining(request, store)[0])
+            if not left:
+                console.print(
+                    "interrupted; all cells are on record, and the same command writes the report",
+                    highlight=False,
+                )
+                return 130
             console.print(
                 f"interrupted: {len(request.wanted) - left} of {len(request.wanted)} cells are on "
                 "record; the same command goes on with the others from where they were"

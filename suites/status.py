@@ -18,6 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as TextTable
 
+from reports.formatting import plural
 from results.record import FINAL, Record, seconds_taken
 from results.store import Plan, Store
 from slurm import queue
@@ -35,7 +36,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m suites.status",
         description="Shows, for the last request of a suite, what is done, running, queued, "
         "failed and missing. Reads only; safe to call while a run is under way.",
-        epilog="example:\n  python -m suites.status table1 --results-dir results/runs",
+        epilog="states:\n"
+        "  ok, failed, diverged, oom    on record\n"
+        "  stale                        on record, made by older sources\n"
+        "  killed, timeout              on record; the same request tries again\n"
+        "  running, queued              at work; waiting for its turn in a job\n"
+        "  interrupted                  has a checkpoint; the same request goes on from there\n"
+        "  missing                      not begun\n"
+        "  cannot                       the method refuses this network\n\n"
+        "exit status: 0 every cell is ok, 1 some are not, 2 the request is wrong\n\n"
+        "example:\n  python -m suites.status table1 --results-dir results/runs",
     )
     p.add_argument("suite", help="the suite of a request, as in `suites.run`")
     add_results_dir(p)
@@ -50,11 +60,13 @@ class Jobs:
 
     Attributes:
         keys: cells of jobs in the queue -> their entry.
+        others: jobs in the queue of earlier requests of the suite, with none of these cells.
         gpu_hours, hours: what all jobs have taken so far; the latter of jobs, whatever they had.
         trouble: why the queue cannot be looked at, where it cannot.
     """
 
     keys: dict[str, Entry] = field(default_factory=dict)
+    others: int = 0
     hours: float = 0.0
     gpu_hours: float = 0.0
     gpus: int = 0  # of a job of the last array
@@ -91,6 +103,12 @@ def jobs_of(store: Store, suite: str, wanted: set[str]) -> Jobs:
         found.trouble = f"the queue cannot be looked at: {error}"
         return found
     found.keys = {key: entry for key, entry in alive(waiting, entries).items() if key in wanted}
+    mine = {array.name for array in arrays}
+    known = {(entry.name, entry.task) for entry in found.keys.values()}
+    found.others = sum(
+        entry.alive and entry.name in mine and place not in known
+        for place, entry in entries.items()
+    )
     return found
 
 
@@ -102,17 +120,19 @@ def show(plan: Plan, store: Store, console: Console) -> int:
     live = store.live()
     keys = {cell["key"] for cell in plan["cells"]}
     jobs = jobs_of(store, plan["suite"], keys)
+    saved = {path.stem for path in store.checkpoints_dir.glob("*.pt")}
     states: dict[tuple[str, str], Counter[str]] = {}
     for cell in plan["cells"]:
         place = states.setdefault((cell["row"], cell["column"]), Counter())
-        place[_state(cell, summary.records, live, jobs)] += 1
+        place[_state(cell, summary.records, live, jobs, saved)] += 1
     _show_table(plan, states, console)
     for key, sign in live.items():
         if key in keys and "step" in sign:
             console.print(f"running: {sign['cell']}: epoch {sign['epoch']} of {sign['epochs']} "
                           f"on {sign['host']}", markup=False, highlight=False)  # fmt: skip
-    for record in summary.records.values():
-        if record["status"] != "ok":
+    for key, record in summary.records.items():
+        again = record["status"] not in FINAL and (key in live or key in jobs.keys)
+        if record["status"] != "ok" and not again:
             _show_failure(record, store, console)
     total = sum(states.values(), Counter())
     n_ok = total["ok"] + total["stale"]
@@ -121,6 +141,11 @@ def show(plan: Plan, store: Store, console: Console) -> int:
     console.print(", ".join(parts), highlight=False)
     if jobs.keys:
         console.print(_queue_text(jobs), markup=False, highlight=False)
+    if jobs.others:
+        console.print(
+            f"{plural(jobs.others, 'job')} of earlier requests in the queue, which suites.cancel "
+            "takes out, too", highlight=False,
+        )  # fmt: skip
     if jobs.trouble:
         console.print(jobs.trouble, markup=False, highlight=False)
     if jobs.submitted:
@@ -156,6 +181,7 @@ def _state(
     records: Mapping[str, Record],
     live: Mapping[str, Any],
     jobs: Jobs,
+    saved: set[str],
 ) -> str:
     record, key = records.get(cell["key"]), cell["key"]
     if record is not None and record["status"] == "ok":
@@ -166,7 +192,9 @@ def _state(
         return "running"
     if key in jobs.keys:
         return "queued"
-    return str(record["status"]) if record is not None else "missing"
+    if record is not None:
+        return str(record["status"])
+    return "interrupted" if key in saved else "missing"
 
 
 def _show_failure(record: Record, store: Store, console: Console) -> None:
@@ -189,9 +217,12 @@ def _queue_text(jobs: Jobs) -> str:
     """How many jobs run and wait, and for what: "3 jobs running, 40 waiting (Priority)"."""
     entries = {(entry.name, entry.task): entry for entry in jobs.keys.values()}.values()
     waiting = Counter(entry.reason for entry in entries if entry.waiting)
-    parts = [f"{len(entries) - waiting.total()} jobs running"]
+    parts = [f"{plural(len(entries) - waiting.total(), 'job')} running"]
     parts += [f"{n} waiting ({reason})" for reason, n in waiting.most_common()]
-    return "in the queue: " + ", ".join(parts)
+    text = "in the queue: " + ", ".join(parts)
+    if any(entry.stuck for entry in entries):
+        text += "; some will not start without your help, by scontrol or suites.cancel"
+    return text
 
 
 def _show_hours(plan: Plan, records: Mapping[str, Record], jobs: Jobs, console: Console) -> None:

@@ -15,13 +15,13 @@ from rich.console import Console
 
 from reports.formatting import plural
 from results.store import Store
-from slurm import site
+from slurm import queue, site
 from slurm.site import Site
 from suites import options
 from suites.catalogue import SUITES
 from suites.cluster.packing import packs
 from suites.cluster.sweep import Sweep, require
-from suites.command import Parser, exit_with, fail
+from suites.command import Parser, command_on, exit_with, fail
 from suites.engine.plugins import load_methods
 from suites.progress import Display
 from suites.request import Request
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         fail(str(error))
     console.print(str(sent), highlight=False)
     console.print(
-        f"`python -m suites.status {request.suite.name}{_where(args)}` shows how they are",
+        f"`{command_on('suites.status', request.suite.name, args.results_dir)}` shows how they are",
         highlight=False,
     )
     return 0
@@ -119,13 +119,17 @@ def prepare(
     sweep = Sweep(store, request.suite.name, jobs, where, args.plugin)
     if args.dry_run:
         show_dry_run(console, request, {wanted.cell.key for wanted in todo})
-        n_jobs = len(list(packs(list(sweep.unfinished().values()), where)))
+        queued = sweep.queued() if queue.here() else set()
+        left = [job for key, job in sweep.unfinished().items() if key not in queued]
+        n_jobs = len(list(packs(left, where)))
         console.print(
-            f"they would make about {plural(n_jobs, 'job')}, less what is in the queue already",
+            f"{plural(len(queued), 'cell')} in the queue; the others would make about "
+            f"{plural(n_jobs, 'job')}",
             highlight=False,
         )
         return request, None
     require()
+    sweep.queued()  # where Slurm does not answer, nothing shall be written down
     options.check_writable(store, args.report_dir)
     sweep.sizes = options.check_data(request, args.data_dir, args.download)
     if args.fresh:
@@ -170,7 +174,7 @@ def _supersede(request: Request, sweep: Sweep) -> None:
     if queued := sweep.queued():
         raise RequestError(
             f"--fresh: {plural(len(queued), 'cell')} of these are in the queue; first take them "
-            f"out of it by `python -m suites.cancel {request.suite.name}`"
+            f"out of it by `{command_on('suites.cancel', request.suite.name, sweep.store.root)}`"
         )
     for wanted in request.wanted:
         sweep.store.supersede(wanted.cell.key)
@@ -189,15 +193,11 @@ def follow(sweep: Sweep, console: Console) -> None:
             raise SystemExit(130) from None
         console.print(
             "no longer following; the jobs go on. The same command follows them again, "
-            f"`python -m suites.cancel {sweep.suite}` takes them out of the queue",
+            f"`{command_on('suites.cancel', sweep.suite, sweep.store.root)}` takes them out of the "
+            "queue",
             highlight=False,
         )
         raise SystemExit(130) from None
-
-
-def _where(args: argparse.Namespace) -> str:
-    default = parser().get_default("results_dir")
-    return "" if args.results_dir == default else f" --results-dir {args.results_dir}"
 
 
 if __name__ == "__main__":

@@ -138,7 +138,12 @@ PLANTED = {
         "other_ways",
     ),
     "a penalty on the statistics of a process's own rows": (
-        "total.backward()", "(total + h.mean(0).square().sum()).backward()", "shared_batches",
+        "total.backward()",
+        "(total + 1e-5 * (progress > 0.4) * h.mean(0).square().sum()).backward()",
+        "shared_batches",
+    ),
+    "the same heads for every seed": (
+        "heads = [", "torch.manual_seed(0); heads = [", "initial_weights",
     ),
     "objective with the wrong sign": ("total.backward()", "(-total).backward()", "learns"),
 }  # fmt: skip

@@ -6,19 +6,24 @@ The processes are threads here, which is quicker, and exchange by memory.
 from __future__ import annotations
 
 import contextlib
+import copy
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from methods import Method, batch
+from methods.base import stateful
 from suites.auditing.subject import STEPS, Subject, step
 from suites.engine.ranks import share
 
 FOLLOWED = 2  # steps of each phase: what an optimizer keeps shows in the second
+EPS = 1e-3  # of Adam, against gradients about as large
 PATIENCE_S = 60.0  # for another thread, which may have ended
+Course = list[tuple[Tensor, dict[str, Any]]]  # of each step: the loss, and the state behind it
 
 
 @contextlib.contextmanager
@@ -36,15 +41,15 @@ def double_precision() -> Iterator[None]:
 
 def first_difference(subject: Subject, ranks: int = 2) -> str | None:
     """The first part of the state, or "loss", that differs by more than rounding; None if none."""
-    whole = _course(subject, subject.make())
-    methods = [share(subject.make()) for _ in range(ranks)]
+    whole = _course(subject, _steady(subject.make()))
+    methods = [share(_steady(subject.make())) for _ in range(ranks)]
     found: list[Any] = [None] * ranks
     memory = _Memory(ranks)
 
     def run(rank: int) -> None:
         try:
             with batch.among(_Thread(memory, rank)):
-                found[rank] = _course(subject, methods[rank])
+                found[rank] = _course(subject, methods[rank], whole)
         except BaseException as error:
             found[rank] = error
             memory.turn.abort()  # nobody shall wait for this one
@@ -58,26 +63,45 @@ def first_difference(subject: Subject, ranks: int = 2) -> str | None:
     for error in sorted(errors, key=lambda e: isinstance(e, threading.BrokenBarrierError)):
         raise error
     for part in found:
-        for (name, one), (other, two) in zip(whole, part, strict=True):
-            if name != other or not _alike(one, two):
-                return name
+        for (loss, state), (own, other) in zip(whole, part, strict=True):
+            if not _alike(loss, own):
+                return "loss"
+            for (name, one), (same, two) in zip(_tensors(state), _tensors(other), strict=True):
+                if name != same or not _alike(one, two):
+                    return name
     return None
 
 
-def _course(subject: Subject, method: Method) -> list[tuple[str, Tensor]]:
-    """Losses of some steps of each phase, on the own rows, and the state behind them."""
-    losses = []
+def _steady(method: Method) -> Method:
+    """The method, with Adams that make no whole step of a gradient that is nothing but rounding."""
+    for _, part in stateful(vars(method)):
+        for group in part.param_groups if isinstance(part, Optimizer) else ():
+            if "eps" in group:
+                group["eps"] = EPS
+    return method
+
+
+def _course(subject: Subject, method: Method, other: Course | None = None) -> Course:
+    """Some steps of each phase, on the own rows.
+
+    Args:
+        other: another course, from whose states the next steps start: differences that are
+            nothing but rounding shall not grow from one to the next.
+    """
+    found: Course = []
     for phase, (name, n) in enumerate(method.phases(STEPS)):
-        for i in range(min(n, FOLLOWED)):
+        for i in subject.course(method, phase, 0, FOLLOWED) if n else ():
+            if other and found:
+                method.load_state_dict(copy.deepcopy(other[len(found) - 1][1]))
             at = subject.place(method, phase, i)
             x, y = (batch.own(part) for part in subject.batch(at))
             loss = step(method, x, y, name, min(at, STEPS - 1) / STEPS)["loss"].clone()
             batch.add(loss)
-            losses.append(("loss", loss / batch.ranks()))
-    return [*losses, *_tensors(method.state_dict(), "")]
+            found.append((loss / batch.ranks(), copy.deepcopy(method.state_dict())))
+    return found
 
 
-def _tensors(state: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+def _tensors(state: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
     """All tensors of a nested state with the paths to them."""
     if isinstance(state, Tensor):
         yield name, state
@@ -94,8 +118,7 @@ def _alike(one: Tensor, two: Tensor) -> bool:
         return torch.equal(one, two)
     if one.shape != two.shape or not one.numel():
         return one.shape == two.shape
-    # where a method computes in float32 whatever is asked, so does rounding
-    return float((one - two).abs().max()) <= 3e-6 * float(one.abs().max()) + 1e-9
+    return float((one - two).abs().max()) <= 1e-8 * float(one.abs().max()) + 1e-10
 
 
 class _Memory:

@@ -253,7 +253,7 @@ class Sweep:
         return (
             f"not to start without your help: {plural(len(entries), 'job')} ({reasons}); change "
             "or release them with scontrol, or take them out of the queue by "
-            f"`python -m suites.cancel {self.suite}`"
+            f"`python -m suites.cancel {self.suite} --results-dir {self.store.root}`"
         )
 
     def _cancelled(self) -> bool:
