@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch")
 ACCOUNTING_DAEMONS = ("slurmdbd", "mariadbd")
@@ -43,7 +44,10 @@ class Cluster:
     Attributes:
         folder: everything it writes.
         environment: what a process needs to talk to it.
+        running: the clusters that this process has at work.
     """
+
+    running: ClassVar[list[Cluster]] = []
 
     def __init__(
         self,
@@ -82,9 +86,12 @@ class Cluster:
         except BaseException:
             self.__exit__()
             raise
+        self.running.append(self)
         return self
 
     def __exit__(self, *error: object) -> None:
+        if self in self.running:
+            self.running.remove(self)
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             self.run("scancel", "--signal=KILL", f"--user={os.getuid()}")
         for name in reversed(list(self._daemons)):
@@ -103,6 +110,12 @@ class Cluster:
             timeout=60,
         )  # fmt: skip
         return done.stdout
+
+    def state(self) -> str:
+        """Nodes, queue and the last words of the daemons, for who waits in vain."""
+        nodes = self.run("sinfo", "-N", "-o", "%N %P %T %E")
+        queue = self.run("squeue", "-r", "-o", "%i %j %P %T %M %l %N %r")
+        return f"{nodes}\n{queue}\n{_logs(self.folder, 60)}"
 
     def fail_node(self, node: str) -> None:
         """The node loses its power: nobody says goodbye, tasks and step daemons included."""
@@ -343,12 +356,15 @@ def _wait(what: str, ready: Callable[[], bool], folder: Path, seconds: float = 6
     end = time.monotonic() + seconds
     while not ready():
         if time.monotonic() > end:
-            logs = "".join(
-                f"\n--- {path.name}\n" + "\n".join(path.read_text().splitlines()[-15:])
-                for path in sorted(folder.glob("*.log"))
-            )
-            raise TimeoutError(f"{what} was not ready after {seconds:.0f} s{logs}")
+            raise TimeoutError(f"{what} was not ready after {seconds:.0f} s{_logs(folder, 15)}")
         time.sleep(0.1)
+
+
+def _logs(folder: Path, lines: int) -> str:
+    return "".join(
+        f"\n--- {path.name}\n" + "\n".join(path.read_text().splitlines()[-lines:])
+        for path in sorted(folder.glob("*.log"))
+    )
 
 
 def main() -> int:

@@ -17,13 +17,19 @@ Base: Any = METHODS["mono-forward"]
 
 @register
 class Sleepy(Base):
-    """Sleeps for BPFREE_TEST_SLEEP seconds in each step: long, and of the same numbers."""
+    """A second for each step of the second half while the file BPFREE_TEST_HOLD exists.
+
+    Its cells are at work for as long as a test needs them to be, and their numbers are the same.
+    """
 
     name = "sleepy"
     label = "Sleepy"
 
     def train_step(self, x: Tensor, y: Tensor, phase: str, progress: float) -> dict[str, Tensor]:
-        time.sleep(float(os.environ.get("BPFREE_TEST_SLEEP", "0")))
+        hold = os.environ.get("BPFREE_TEST_HOLD")
+        until = time.monotonic() + 1
+        while hold and progress >= 0.5 and os.path.exists(hold) and time.monotonic() < until:
+            time.sleep(0.05)
         return super().train_step(x, y, phase, progress)
 
 
