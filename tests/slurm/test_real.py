@@ -93,6 +93,16 @@ def arrays(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in paths]
 
 
+def diaries(folder: Path) -> list[dict[str, Any]]:
+    """What each job says of its course, each new start after a requeue apart."""
+    paths = sorted((folder / "slurm/arrays").glob("*/*.diary.json"))
+    return [json.loads(path.read_text()) for path in paths]
+
+
+def ends_of_jobs(folder: Path) -> Counter[str | None]:
+    return Counter(said.get("end") for said in diaries(folder))
+
+
 def logs(folder: Path) -> str:
     return "\n".join(p.read_text() for p in (folder / "slurm/arrays").glob("*/*_log.out"))
 
@@ -178,11 +188,7 @@ def test_records_equal_those_of_the_local_launcher(
     assert {r["environment"]["git_commit"] for r in (one | two).values()} == {
         r["environment"]["git_commit"] for r in one.values()
     }
-    hosts = {
-        json.loads(path.read_text())["host"]
-        for path in (tmp_path / "there/slurm/arrays").glob("*/*.diary.json")
-    }
-    assert hosts == {"n1", "n2"}
+    assert {said["host"] for said in diaries(tmp_path / "there")} == {"n1", "n2"}
     assert (tmp_path / "page/table1/index.html").exists()
 
 
@@ -299,7 +305,7 @@ def test_faults_lose_nothing(
     """
     results, log = tmp_path / "results", tmp_path / "log"
     what = [*HELD, "--seeds", "6", "--checkpoint-every", "2"]
-    there = [*what, *SMALL, "--partition", "low", "--warning-s", "20", "--minutes", "5",
+    there = [*what, *SMALL, "--partition", "low", "--warning-s", "20", "--minutes", "10",
              "--results-dir", str(results), "--wait"]  # fmt: skip
     with following(command("submit", *there), environment, tmp_path / "first.log"):
         until("two jobs train", lambda: len(at_work(results)) >= 2)
@@ -311,14 +317,13 @@ def test_faults_lose_nothing(
         slurm.run("scontrol", "update", f"jobid={jobs[long]}", "TimeLimit=1")
         slurm.run("scancel", jobs[cancelled])
         os.kill(int(str(sign["process"]).partition(":")[0]), signal.SIGKILL)
-        diaries = (results / "slurm/arrays").glob
-        until("one is out of time", lambda: list(diaries("*/*.1.diary.json")))
-        slurm.run("scontrol", "update", f"jobid={jobs[long]}", "TimeLimit=5")
+        until("one is out of time", lambda: ends_of_jobs(results)["requeued"])
+        slurm.run("scontrol", "update", f"jobid={jobs[long]}", "TimeLimit=10")
         until("others are at work", lambda: len(at_work(results).keys() - {killed, cancelled}) >= 3)
         # preempted: a job of the better partition wants a whole node
         slurm.run("sbatch", "--partition=main", "--exclusive", "--nodelist=n1",
                   "--output=/dev/null", "--wrap=sleep 3")  # fmt: skip
-        until("two more were put back", lambda: len(list(diaries("*/*.[1-9].diary.json"))) >= 3)
+        until("two more were put back", lambda: ends_of_jobs(results)["requeued"] >= 3)
         until("three are at work again", lambda: len(at_work(results)) >= 3)
         also_cancelled = next(iter(at_work(results)))
         slurm.run("scancel", job_of(results, also_cancelled, slurm))
@@ -346,11 +351,10 @@ def test_faults_lose_nothing(
     assert any(r["key"] == killed and "SIGKILL" in r["reason"] for r in accidents)
     assert any(r["key"] == cancelled and "CANCELLED" in r["reason"] for r in accidents)
     assert sum("CANCELLED" in r["reason"] for r in accidents) == 2
-    said = [json.loads(path.read_text()) for path in diaries("*/*.diary.json")]
-    ends = Counter(diary.get("end") for diary in said)
+    ends = ends_of_jobs(results)
     assert ends["requeued"] >= 3, ends  # two preempted, and one out of time
     # who lost its node could not say so
-    assert any(diary["host"] == "n2" and "end" not in diary for diary in said), said
+    assert any(said["host"] == "n2" and "end" not in said for said in diaries(results))
     assert all(found[key]["sessions"] > 1 for key in (long, cancelled, killed, also_cancelled))
 
 
@@ -366,8 +370,7 @@ def test_a_cell_on_two_nodes(
         (key,) = until("it trains", lambda: at_work(results))
         running = slurm.run("squeue", "-h", "-t", "running", "-o", "%N").split()
         slurm.run("scancel", "--signal=USR2", job_of(results, key, slurm))
-        diaries = (results / "slurm/arrays").glob
-        until("it is put back", lambda: list(diaries("*/0.1.diary.json")))
+        until("it is put back", lambda: ends_of_jobs(results)["requeued"])
         held.unlink()
         assert follower.wait(240) == 0, logs(results)
     peace = run(
@@ -379,11 +382,7 @@ def test_a_cell_on_two_nodes(
     assert running == ["n[1-2]"] and found[key]["sessions"] == 2
     assert found[key]["environment"]["processes"] == 2
     assert numbers(found) == numbers(records(here))
-    ends = [
-        json.loads(path.read_text())["end"]
-        for path in sorted((results / "slurm/arrays").glob("*/*.diary.json"))
-    ]
-    assert ends == ["requeued", "done"]
+    assert [said["end"] for said in diaries(results)] == ["requeued", "done"]
 
 
 def test_a_waiting_job_runs_the_code_of_its_submission(
@@ -415,8 +414,7 @@ def test_without_srun_a_job_is_warned_all_the_same(
     assert run(command("submit", *what), environment).returncode == 0
     (key,) = until("training has begun", lambda: at_work(results))
     slurm.run("scancel", "--batch", "--signal=USR2", job_of(results, key, slurm))
-    diaries = (results / "slurm/arrays").glob
-    until("it runs again", lambda: list(diaries("*/0.1.diary.json")))
+    until("it is put back", lambda: ends_of_jobs(results)["requeued"])
     held.unlink()
     until("the cell is on record", lambda: records(results))
     (record,) = records(results).values()
