@@ -151,6 +151,12 @@ def job_of(folder: Path, key: str, slurm: Cluster) -> str:
     raise LookupError(key)
 
 
+def seconds_run(job: str, slurm: Cluster) -> int:
+    """How long a job has been running."""
+    text = slurm.run("squeue", "-h", "-j", job, "-o", "%M")  # [[hours:]minutes:]seconds
+    return sum(int(n) * 60**i for i, n in enumerate(reversed(text.strip().split(":"))))
+
+
 def nodes_at_work(folder: Path, slurm: Cluster) -> set[str]:
     """The nodes on which cells are trained."""
     found = set()
@@ -305,7 +311,7 @@ def test_faults_lose_nothing(
     """
     results, log = tmp_path / "results", tmp_path / "log"
     what = [*HELD, "--seeds", "6", "--checkpoint-every", "2"]
-    there = [*what, *SMALL, "--partition", "low", "--warning-s", "20", "--minutes", "10",
+    there = [*what, *SMALL, "--partition", "low", "--warning-s", "30", "--minutes", "20",
              "--results-dir", str(results), "--wait"]  # fmt: skip
     with following(command("submit", *there), environment, tmp_path / "first.log"):
         until("two jobs train", lambda: len(at_work(results)) >= 2)
@@ -314,11 +320,13 @@ def test_faults_lose_nothing(
         begun = list(at_work(results).items())
         jobs = {key: job_of(results, key, slurm) for key, _ in begun}
         (long, _), (cancelled, _), (killed, sign), *_ = begun
-        slurm.run("scontrol", "update", f"jobid={jobs[long]}", "TimeLimit=1")
+        # whole minutes from its start, one of them at least from now: it has to be warned first
+        minutes = 2 + seconds_run(jobs[long], slurm) // 60
+        slurm.run("scontrol", "update", f"jobid={jobs[long]}", f"TimeLimit={minutes}")
         slurm.run("scancel", jobs[cancelled])
         os.kill(int(str(sign["process"]).partition(":")[0]), signal.SIGKILL)
         until("one is out of time", lambda: ends_of_jobs(results)["requeued"])
-        slurm.run("scontrol", "update", f"jobid={jobs[long]}", "TimeLimit=10")
+        slurm.run("scontrol", "update", f"jobid={jobs[long]}", "TimeLimit=20")
         until("others are at work", lambda: len(at_work(results).keys() - {killed, cancelled}) >= 3)
         # preempted: a job of the better partition wants a whole node
         slurm.run("sbatch", "--partition=main", "--exclusive", "--nodelist=n1",
