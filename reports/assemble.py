@@ -70,7 +70,8 @@ def build_table(
                 cell = replace(cell, audit=audit, audit_failure=failure)
             cells[place] = cell
     claims: tuple[Claim, ...] = ()
-    if published is not None and plan["headline"]["metric"] == "accuracy_pct":
+    trained = plan.get("kind", "train") == "train"  # no paper's number is about anything else
+    if published is not None and trained and plan["headline"]["metric"] == "accuracy_pct":
         claims = _claims(plan, rows, columns, cells, published)
     for place, cell in cells.items():
         about = tuple(c for c in claims if (c.row, c.column) == place)
@@ -248,7 +249,8 @@ def _cost(ok: Sequence[Run]) -> dict[str, float]:
     for run in ok:
         for group in ("timings", "memory", "cost"):
             for name, value in (run.record or {})[group].items():
-                if isinstance(value, int | float):
+                # 0 seconds: nothing was trained here, as where weights were found
+                if isinstance(value, int | float) and (value or group != "timings"):
                     values.setdefault(name, []).append(float(value))
     return {name: sum(v) / len(v) for name, v in values.items()}
 

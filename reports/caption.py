@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from reports import transfer
 from reports.formatting import plural, when
 from reports.statistics import MIN_SEEDS_FOR_INTERVAL
 from reports.table import ACCIDENTS, Table, lower_is_better
@@ -73,7 +74,9 @@ def caption(table: Table) -> list[str]:
             f"Single values, one per seed: fewer than {MIN_SEEDS_FOR_INTERVAL} ok seeds give no"
             " interval."
         )
-    if table.plan["headline"]["split"] in ("test", "val"):
+    if transfer.is_transfer(table):
+        sentences.append(transfer.RULE)
+    elif table.plan["headline"]["split"] in ("test", "val"):
         sentences.append(
             "Weights are those after the last epoch; the test set is read once, at the end; the"
             " validation split is cut from the training set."

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from reports import transfer
 from reports.caption import metric_text
 from reports.cost_figures import draw_scaling, looks, memory_figure, with_memory
 from reports.drawing import (
@@ -201,6 +202,9 @@ def _sheets(table: Table) -> list[tuple[str, Figure]]:
     bars = _sheet(table, draw_accuracy, 0.75 + 0.24 * len(table.rows))
     if any(column.axes for column in table.columns):
         return [("speed", bars)]
+    if transfer.is_transfer(table):
+        lines = {"depth": transfer.draw_depth, "labels": transfer.draw_labels}
+        return [("accuracy", bars), *((n, _sheet(table, d, 2.7)) for n, d in lines.items())]
     return [
         ("accuracy", bars),
         ("curves", _sheet(table, draw_curves, 2.7)),
@@ -221,7 +225,7 @@ def _sheet(
         axes.set_title(f"{column.dataset}, {column.label}", loc="left")
     for axes in grid[len(columns) :]:
         axes.set_axis_off()
-    if draw is draw_curves:
+    if draw in (draw_curves, transfer.draw_depth, transfer.draw_labels):
         lines = [
             Line2D([], [], **line_style(i), label=short(row)) for i, row in enumerate(table.rows)
         ]

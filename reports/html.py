@@ -10,7 +10,16 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from reports import claims, cost_figures, environments, figures, locality, speed, targets
+from reports import (
+    claims,
+    cost_figures,
+    environments,
+    figures,
+    locality,
+    speed,
+    targets,
+    transfer,
+)
 from reports.caption import caption, counts, metric_text
 from reports.drawing import Panel
 from reports.formatting import (
@@ -107,6 +116,8 @@ def render(table: Table, again: str = "") -> str:
         scalings=_drawn(cost_figures.scaling_panels(table)),
         accuracy=[] if audited or timed else _drawn(figures.accuracy_panels(table)),
         curves=_drawn(figures.curve_panels(table)),
+        by_depth=_drawn(transfer.depth_panels(table)),
+        by_labels=_drawn(transfer.label_panels(table)),
         pareto=[] if audited or timed else _drawn(cost_figures.pareto_panels(table)),
         swatches=[(label, Markup(svg)) for label, svg in figures.swatches(table)],
     )

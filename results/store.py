@@ -6,6 +6,7 @@
     <results>/plans/<suite>.json                 what was asked for last
     <results>/live/<key>.json                    who is at work on a cell, and how far
     <results>/checkpoints/<key>.pt               where to go on after an interruption
+    <results>/pretrained/<key>-<code>.pt         weights for cells of transfer; may be deleted
     <results>/cache/records.parquet              what is known of all records, see frame.py
     <results>/set-aside/                         files that could not be read, kept for inspection
 
@@ -52,6 +53,7 @@ class Store:
         self.plans_dir = self.root / "plans"
         self.live_dir = self.root / "live"
         self.checkpoints_dir = self.root / "checkpoints"
+        self.pretrained_dir = self.root / "pretrained"
         self.set_aside_dir = self.root / "set-aside"
 
     def prepare(self) -> None:

@@ -12,6 +12,7 @@ from suites import (
     noprop_table1,
     table1,
     table2,
+    table3,
 )
 from suites.suite import Suite
 
@@ -20,6 +21,7 @@ SUITES: dict[str, Suite] = {
     for module in (
         table1,
         table2,
+        table3,
         audit,
         ff_mnist,
         noprop_table1,

@@ -243,7 +243,10 @@ def check_data(request: Request, data_dir: Path | None, download: bool) -> dict[
     Returns:
         Training images of each.
     """
-    names = dict.fromkeys(w.cell.dataset for w in request.wanted)
+    cells = [w.cell for w in request.wanted]
+    names = dict.fromkeys(
+        [*(c.dataset for c in cells), *(c.protocol.source for c in cells if c.protocol.source)]
+    )
     return {name: len(datasets.load(name, data_dir, 0.1, download).train[1]) for name in names}
 
 

@@ -19,11 +19,12 @@ from methods import METHODS, Method
 from methods.base import resolve_config
 from results.store import Plan
 from suites.engine.architectures import ARCHITECTURES
-from suites.engine.cell import Cell, Protocol
+from suites.engine.cell import Cell, Kind, Protocol
 from suites.engine.datasets import DATASETS, bare_task
 from suites.engine.execution import CHOICES
 from suites.engine.precision import PRECISIONS
 from suites.suite import Profile, RequestError, Row, Suite, choose, everywhere, rows_of
+from suites.transfer import measure as transfer
 
 AUDITED = "synthetic"  # the data set that an audit is made on
 MOST_CELLS = 100_000  # more is a slip of the finger, and would fill the memory before any work
@@ -85,7 +86,8 @@ def expand(
         if value is not None and value < 1:
             raise RequestError(f"{name} must be at least 1, not {value}")
     for name, given in (("--epochs", epochs is not None), ("--audit", audit)):
-        if given and suite.kind != "train":
+        trains = suite.kind == "train" or (suite.kind == "transfer" and name == "--epochs")
+        if given and not trains:
             raise RequestError(f"{name} is for training, and {suite.name!r} only measures")
     rows = _chosen_rows(suite, profile, methods, extra_methods)
     data_names = _named("dataset", datasets, DATASETS) or profile.datasets
@@ -123,11 +125,14 @@ def expand(
         for row in place.rows:
             where = (row.id, dataset, architecture)
             settings = {**row.settings, **profile.settings(*where)}
-            reason = why_not(METHODS[row.method], settings, architecture, dataset)
+            made_for = place.protocol.source or dataset
+            reason = why_not(METHODS[row.method], settings, architecture, made_for)
             if reason is not None:
                 unsupported.append({"row": row.id, "column": column, "reason": reason})
                 continue
-            own = dict(profile.budget(*where)) if epochs is None else {}
+            own = dict(profile.budget(*where))
+            if own.get("epochs") and epochs is not None:
+                own = {}
             if own:
                 budgets.append({"row": row.id, "column": column, "protocol": own})
             if why_not(METHODS[row.method], settings, architecture, AUDITED) is None:
@@ -167,7 +172,8 @@ def expand(
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
         "headline": dict(suite.headline),
-        "rows": [_describe(row) for row in rows],
+        "kind": suite.kind,
+        "rows": [_describe(row, suite.kind) for row in rows],
         "columns": [place.column for place in places],
         "cells": [
             {
@@ -223,9 +229,11 @@ def _places(
                 "id": f"{dataset}/{architecture}", "dataset": dataset,
                 "architecture": architecture, "protocol": {},
             }  # fmt: skip
-            if len(protocols) > 1:
+            if protocol.source:
+                column["id"] += f", from {protocol.source}"
+            elif len(protocols) > 1:
                 column["id"] += f", batch {protocol.batch_size}"
-            if suite.kind == "train":
+            if suite.kind in ("train", "transfer"):
                 column["protocol"] = protocol.as_dict()
             elif suite.kind == "cost":
                 column["protocol"] = protocol.cost()
@@ -324,15 +332,16 @@ def why_not(
         ) from error
 
 
-def _describe(row: Row) -> dict[str, Any]:
+def _describe(row: Row, kind: Kind) -> dict[str, Any]:
     cls = METHODS[row.method]
+    readouts = transfer.readouts() if kind == "transfer" else list(cls.traits.readouts)
     return {
         "id": row.id,
         "label": row.label,
         "method": row.method,
         "source": cls.source,
-        "readout": cls.traits.readouts[0],
-        "readouts": list(cls.traits.readouts),
+        "readout": readouts[0],
+        "readouts": readouts,
         "local": cls.traits.local_updates,
         "feedback": cls.traits.feedback,
         "description": (inspect.getdoc(cls) or "").partition("\n")[0],

@@ -76,7 +76,7 @@ class Suite:
             row each) and rows with settings of their own. Methods that the user brings are added
             below them.
         kind: what is done with a cell: "train" it, "audit" the locality of its method, or measure
-            what it "cost"s.
+            what it "cost"s, or what its features are worth elsewhere ("transfer").
         headline: the number that the table shows.
         comparisons: pairs of rows whose speeds the page compares in words.
     """

@@ -24,9 +24,10 @@ ALLOWED = {
 }
 # Below the suites: what each folder may import of the others there.
 BELOW = {
-    "engine": {"auditing", "costs"},  # a cell can be one of theirs
+    "engine": {"auditing", "costs", "transfer"},  # a cell can be one of theirs
     "auditing": {"engine"},
     "costs": {"engine"},
+    "transfer": {"engine"},
     "launching": {"engine"},
     "cluster": {"engine", "launching"},
 }

@@ -20,15 +20,20 @@ from suites.engine.execution import CHOICES
 from suites.engine.precision import PRECISIONS
 from suites.engine.seeds import derive_seed, generator
 
-Kind = Literal["train", "audit", "cost"]
+Kind = Literal["train", "audit", "cost", "transfer"]
 
 # raised whenever the engine, or a measurement, may give other numbers for the same settings
-VERSIONS: dict[Kind, int] = {"train": 2, "audit": 1, "cost": 1}
+VERSIONS: dict[Kind, int] = {"train": 2, "audit": 1, "cost": 1, "transfer": 1}
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """What is held equal between methods: the budget, the data and how a model is selected."""
+    """What is held equal between methods: the budget, the data and how a model is selected.
+
+    Attributes:
+        source: of transfer: the dataset that is trained on, under the rest of the protocol, for 0
+            epochs where random weights are looked at.
+    """
 
     epochs: int
     batch_size: int = 128
@@ -38,9 +43,10 @@ class Protocol:
     eval_draws: int = 5  # test predictions of a stochastic method are averaged over this many runs
     precision: str = "float32"  # or "bf16", see precision.py
     execution: tuple[str, ...] = ()  # choices of execution.py, in alphabetical order
+    source: str = ""
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
+        if self.epochs < (0 if self.source else 1):
             raise ValueError(f"epochs must be at least 1, not {self.epochs}")
         if self.batch_size < 2:
             raise ValueError(f"batch size must be at least 2, not {self.batch_size}")
@@ -55,10 +61,11 @@ class Protocol:
             raise ValueError(f"execution is some of {', '.join(CHOICES)}, in this order")
 
     def as_dict(self) -> dict[str, Any]:
-        """All fields; an execution without choices is left out, as in keys of before it."""
+        """All fields; later ones are left out where they are empty, so that keys stay."""
         fields = dict(vars(self))
-        if not fields["execution"]:
-            del fields["execution"]
+        for name in ("execution", "source"):
+            if not fields[name]:
+                del fields[name]
         return _plain(fields)
 
     def cost(self) -> dict[str, Any]:
@@ -75,7 +82,8 @@ class Cell:
         config: the fully resolved configuration of the method, every field, defaults included.
         kind: "train" trains and tests the method under the protocol; "audit" measures how far its
             training signals travel, on small data, whatever the protocol; "cost" times it at the
-            protocol's batch size.
+            protocol's batch size; "transfer" trains it on the protocol's source and measures what
+            its features are worth on the dataset.
         device: "cpu" or "cuda", of a cost; empty elsewhere, where it must not matter.
     """
 
@@ -124,7 +132,7 @@ class Cell:
     def _sort(self) -> dict[str, Any]:
         """The identity, without the seed."""
         protocol: dict[str, Any] = {}
-        if self.kind == "train":
+        if self.kind in ("train", "transfer"):
             protocol = self.protocol.as_dict()
         elif self.kind == "cost":
             protocol = {**self.protocol.cost(), "device": self.device}
@@ -144,6 +152,15 @@ class Cell:
     def key(self) -> str:
         """16 hexadecimal digits; equal key = same work."""
         return cell_key(self.identity())
+
+    def pretraining(self) -> Cell:
+        """Of transfer: the training on the source, a cell like any other."""
+        protocol = self.protocol
+        epochs = max(1, protocol.epochs)  # where it is 0, this cell is built and not trained
+        return dataclasses.replace(
+            self, kind="train", dataset=protocol.source,
+            protocol=dataclasses.replace(protocol, source="", epochs=epochs),
+        )  # fmt: skip
 
     def method_class(self) -> type[Method]:
         """The class that trains this cell."""
@@ -179,7 +196,10 @@ class Cell:
     def _code_sha(self) -> str:
         cls = self.method_class()
         style = cls.style(self.method_config())
-        return sources.code_sha(self.kind, cls, self.architecture, self.dataset, style)
+        if not self.protocol.source:
+            return sources.code_sha(self.kind, cls, self.architecture, self.dataset, style)
+        made_for = self.protocol.source
+        return sources.code_sha(self.kind, cls, self.architecture, made_for, style, self.dataset)
 
 
 def _plain(value: Any) -> Any:

@@ -213,6 +213,32 @@ def _standardisation(task: Task, device: torch.device) -> tuple[Tensor, Tensor]:
     return shift.view(1, -1, 1, 1), scale.view(1, -1, 1, 1)
 
 
+def fitted(images: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Images brought to the shape of others, for a network that was made for those.
+
+    Grey becomes three equal channels, and colours their luma (ITU-R BT.601); sides are resized
+    bilinearly, with antialiasing.
+
+    Args:
+        images: uint8, (B, C, H, W). shape: (C', H', W'), with C' 1 or 3 where it differs from C.
+    """
+    if images.shape[1:] == shape:
+        return images
+    out = images.to(torch.float32)
+    if out.shape[1] == 1 and shape[0] == 3:
+        out = out.expand(-1, 3, -1, -1)
+    elif out.shape[1] == 3 and shape[0] == 1:
+        weights = out.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+        out = (out * weights).sum(dim=1, keepdim=True)
+    elif out.shape[1] != shape[0]:
+        raise ValueError(f"images of {out.shape[1]} channels cannot be given {shape[0]}")
+    if out.shape[2:] != shape[1:]:
+        out = torch.nn.functional.interpolate(
+            out, size=shape[1:], mode="bilinear", antialias=True, align_corners=False
+        )
+    return out.round().clamp(0, 255).to(torch.uint8)
+
+
 def random_crop(images: Tensor, pad: int, rng: Generator) -> Tensor:
     """A random H x W window of each zero-padded image, (B, C, H, W) to the same shape."""
     b, c, h, w = images.shape
@@ -311,6 +337,30 @@ def noise(name: str) -> Dataset | None:
     return Dataset(name, n_classes, shape, load_parts, embedded=True)
 
 
+SUBSET = re.compile(r"(.+)-(\d+)to(\d+)")
+
+
+def subset(name: str) -> Dataset | None:
+    """Some classes of a dataset, numbered from 0: "digits-5to9" has five; else None."""
+    match = SUBSET.fullmatch(name)
+    whole = DATASETS.get(match[1]) if match else None
+    if match is None or whole is None:
+        return None
+    first, last = int(match[2]), int(match[3])
+    if not first < last < whole.n_classes:
+        return None
+    whole_name = whole.name
+
+    def load_parts(folder: Path, download: bool) -> tuple[Images, Images]:
+        parts = []
+        for images, labels in _read(whole_name, folder, download)[:2]:
+            kept = (labels >= first) & (labels <= last)
+            parts.append((images[kept], labels[kept] - first))
+        return parts[0], parts[1]
+
+    return replace(whole, name=name, n_classes=last - first + 1, load=load_parts, sha256=None)
+
+
 DATASETS = Registry(
     (
         Dataset(
@@ -341,5 +391,5 @@ DATASETS = Registry(
         ),
         Dataset("svhn", 10, (3, 32, 32), _torchvision("SVHN"), folder="*_32x32.mat"),
     ),
-    family=noise,
+    family=lambda name: noise(name) or subset(name),
 )  # fmt: skip

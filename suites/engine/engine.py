@@ -23,6 +23,7 @@ from suites.engine.checkpoint import Checkpoint
 from suites.engine.evaluation import Diverged
 from suites.engine.precision import computing
 from suites.engine.trial import Job, Stopped, Trial, now
+from suites.transfer import measure as transfer
 
 
 class LeaseLost(Exception):
@@ -143,6 +144,8 @@ def attempt(
                 found["audit"] = audit.measure(cell, data)
             elif cell.kind == "cost":
                 found |= costs.measure(cell, data, trial.device, trial.alive)
+            elif cell.kind == "transfer":
+                trial.metrics = transfer.measure(trial, data)
             else:
                 trial.run(data)
     except Diverged as event:
@@ -170,7 +173,8 @@ def attempt(
 def record_of(trial: Trial, status: str, reason: str | None, error: str | None) -> Record:
     """The record of a trial as far as it came; see results/record.py for the fields."""
     job, cell, progress = trial.job, trial.cell, trial.progress
-    rate = progress.step * trial.batch / progress.train_s if progress.train_s else None
+    made = progress.step * trial.batch
+    rate = made / progress.train_s if made and progress.train_s else None
     return {
         "schema": SCHEMA,
         "key": cell.key,

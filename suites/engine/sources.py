@@ -47,6 +47,11 @@ ROOTS = {
         ("suites.engine.training", "Training.start"), ("suites.engine.training", "Training.epoch"),
         ("suites.engine.evaluation", "validate"), ("suites.engine.evaluation", "read"),
     ),
+    "transfer": (
+        *ALL, *CARRIED_OUT, ("suites.engine.training", "Training"),
+        ("suites.engine.training", "Training.start"), ("suites.engine.training", "Training.epoch"),
+        ("suites.transfer.measure", "measure"),
+    ),
     "audit": (*ALL, ("suites.auditing.measure", "measure")),
     "cost": (
         *ALL, *CARRIED_OUT, ("suites.costs.measure", "measure"),
@@ -59,7 +64,7 @@ FOLLOWED = (
     "suites.engine.execution",
     "suites.engine.memory", "suites.engine.passes", "suites.engine.precision",
     "suites.engine.prefix", "suites.engine.seeds",
-    "suites.engine.training",
+    "suites.engine.training", "suites.transfer.",
 )  # fmt: skip
 NOT_FOLLOWED = {
     ("suites.engine.architectures", "ARCHITECTURES"),
@@ -78,12 +83,16 @@ class Name(NamedTuple):
 
 
 def code_sha(
-    kind: str, method: type[Method], architecture: str, dataset: str, style: BlockStyle
+    kind: str, method: type[Method], architecture: str, dataset: str, style: BlockStyle, *more: str
 ) -> str:
-    """SHA-256, 16 digits, of the code behind a cell: rule, engine or audit, network, data."""
+    """SHA-256, 16 digits, of the code behind a cell: rule, engine or audit, network, data.
+
+    Args:
+        dataset: what the network is made for; more: other datasets that are looked at.
+    """
     parts = [
         method_sha(kind, method), builder_sha(architecture), network(architecture, dataset, style),
-        _data(dataset),
+        *map(_data, (dataset, *more)),
     ]  # fmt: skip
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 

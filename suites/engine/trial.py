@@ -96,8 +96,21 @@ class Trial:
         """
         data = data.to(self.device)
         with batch.alone():
-            execution.check(self.cell, data, self.device)
             self.cost = counts.count(self.cell, data, self.device)
+        method = self.trained(data)
+        if self.progress.train_s > self.job.checkpoint_s:
+            self.checkpoint.save(method, self.progress)  # reading the test set may take long, too
+        with self._saving_when_stopped(method), batch.alone():
+            self._test(method, data)
+
+    def trained(self, data: Data) -> Method:
+        """The method of the cell, trained from the checkpoint or from the start; see `run`.
+
+        Args:
+            data: on the device of the trial.
+        """
+        with batch.alone():
+            execution.check(self.cell, data, self.device)
         peak = PeakMemory(self.device)
         method = self._build(data)
         try:
@@ -116,10 +129,7 @@ class Trial:
             for name, value in peak.read().items():  # the largest of all sessions of this cell
                 before = self.progress.memory.get(name)
                 self.progress.memory[name] = max(filter(None, (before, value)), default=None)
-        if self.progress.train_s > self.job.checkpoint_s:
-            self.checkpoint.save(method, self.progress)  # reading the test set may take long, too
-        with self._saving_when_stopped(method), batch.alone():
-            self._test(method, data)
+        return method
 
     def assist(self, data: Data) -> None:
         """Makes the steps of `run` in another process of its group, and nothing else."""

@@ -1,0 +1,126 @@
+"""What a method learned on one dataset is worth on another: probes on its features.
+
+The network is trained on the source by the method, and then stands still. Images of the target are
+brought to the shape of the source's and standardised as those were. Each block's activities, maps
+averaged over space down to at most 2048 values, are read by a linear probe and by nearest
+neighbours, which are fitted on the training images of the target. Which block, and how the probes
+are set, is chosen on its validation images; the test images are read once for each block.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from methods import Method, Task
+from methods.blocks import pool_until
+from suites.engine import datasets
+from suites.engine.datasets import Data, Images
+from suites.engine.evaluation import EVAL_BATCH, Diverged
+from suites.engine.seeds import generator
+from suites.engine.trial import Trial
+from suites.transfer import probes
+from suites.transfer.pretrained import pretrained
+from suites.transfer.probes import Features, Probe
+
+SHOTS = (1, 10)  # labelled images of each class, of the few-shot probes
+MOST_VALUES = 2048
+HEADLINE = "linear"
+
+
+def readouts() -> list[str]:
+    """What a target is read by, the headline first; those of single blocks come on top."""
+    return [HEADLINE, "neighbours", *(f"linear, {n} per class" for n in SHOTS)]
+
+
+def measure(trial: Trial, data: Data) -> dict[str, Any]:
+    """The metrics of a transfer cell: split -> readout -> accuracy and what was chosen.
+
+    Args:
+        data: the target's.
+
+    Raises:
+        Stopped, Diverged: as training does; features that are not finite are a divergence.
+    """
+    method, task = pretrained(trial)
+    begun = time.monotonic()
+    data = data.to(trial.device)
+    train, val, test = (
+        _activities(method, part, task, trial.alive) for part in (data.train, data.val, data.test)
+    )
+    n_classes, labels = data.task.n_classes, (data.train[1], data.val[1], data.test[1])
+
+    def over_blocks(fit: Callable[..., Probe], chosen: Tensor | slice = slice(None)) -> list[Probe]:
+        found = []
+        for parts in zip(train, val, test, strict=True):
+            own: list[Features] = list(zip(parts, labels, strict=True))
+            own[0] = own[0][0][chosen], own[0][1][chosen]
+            found.append(fit(*own, n_classes, trial.alive))
+        return found
+
+    # in float32, whatever the method computes in
+    with torch.autocast(trial.device.type, enabled=False):
+        read: dict[str, list[Probe]] = {
+            HEADLINE: over_blocks(probes.linear), "neighbours": over_blocks(probes.neighbours),
+        }  # fmt: skip
+        for shots in SHOTS:
+            rng = generator(trial.device, trial.cell.seed, data.task.name, "shots")
+            few = probes.few(data.train[1], shots, rng)
+            if few is not None:
+                read[f"linear, {shots} per class"] = over_blocks(probes.linear, few)
+    trial.progress.eval_s = time.monotonic() - begun
+    return _metrics(read, {"val": len(labels[1]), "test": len(labels[2])})
+
+
+def _metrics(read: dict[str, list[Probe]], sizes: dict[str, int]) -> dict[str, Any]:
+    """Every probe by its best block, and the two that use all labels by each block as well."""
+    found: dict[str, Any] = {}
+    for split, n in sizes.items():
+        found[split] = {}
+        for name, by_block in read.items():
+            accuracies = [probe.val.right for probe in by_block]
+            best = accuracies.index(max(accuracies))
+            found[split][name] = _metric(by_block[best], split, n) | {"block": best + 1}
+        for name in (HEADLINE, "neighbours"):
+            for l, probe in enumerate(read[name]):
+                found[split][f"{name}, block {l + 1}"] = _metric(probe, split, n)
+    return found
+
+
+def _metric(probe: Probe, split: str, n: int) -> dict[str, Any]:
+    score = probe.val if split == "val" else probe.test
+    loss = None if math.isnan(score.loss) else score.loss
+    return {
+        "accuracy_pct": score.right, "loss": loss, "n": n, "draws": 1, "choice": probe.choice,
+    }  # fmt: skip
+
+
+@torch.no_grad()
+def _activities(
+    method: Method, part: Images, task: Task, alive: Callable[[], None]
+) -> list[Tensor]:
+    """The activities of every block on images, (N, D_l) each."""
+    method.eval()
+    shapes = [block.out_shape for block in method.blocks]
+    batches: list[list[Tensor]] = []
+    for images in part[0].split(EVAL_BATCH):
+        alive()
+        x = datasets.prepare(datasets.fitted(images, task.shape), task)
+        batches.append([_pooled(h, shapes, l).float() for l, h in enumerate(method.features(x))])
+    found = [torch.cat(of_block) for of_block in zip(*batches, strict=True)]
+    for l, activities in enumerate(found):
+        if not bool(activities.isfinite().all()):
+            raise Diverged(f"the activities of block {l + 1} are not finite")
+    return found
+
+
+def _pooled(h: Tensor, shapes: Sequence[tuple[int, ...]], l: int) -> Tensor:
+    """Activities, (B, D), averaged over space where they are those of a block with maps."""
+    if l < len(shapes) and len(shapes[l]) == 3 and h.shape[1] == math.prod(shapes[l]):
+        return pool_until(h.view(-1, *shapes[l]), MOST_VALUES).flatten(1)
+    return h

@@ -1,0 +1,352 @@
+"""Transfer: probes against scikit-learn's, and what is chosen on what."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from methods import Method, load_builtin
+from results.lease import Lease
+from results.store import Store
+from suites import run
+from suites.engine import datasets, engine, evaluation
+from suites.engine.cell import Cell, Protocol
+from suites.engine.trial import Job, Trial
+from suites.transfer import measure, pretrained, probes
+from suites.transfer.probes import Features, Probe, Score
+
+load_builtin()
+SOURCE, TARGET = "digits-0to4", "digits-5to9"
+PROTOCOL = Protocol(epochs=2, batch_size=64, source=SOURCE)
+
+
+def features(n_values: int = 200) -> list[Features]:
+    """Random ReLU features of the digits: training, validation, test."""
+    data = datasets.load("digits", None, 0.2)
+    weights = torch.randn(64, n_values, generator=torch.Generator().manual_seed(0))
+    parts = (data.train, data.val, data.test)
+    return [((datasets.prepare(x, data.task).flatten(1) @ weights).relu(), y) for x, y in parts]
+
+
+# -------------------------------------------------------------------------------- probes
+
+
+def test_linear_probe_is_logistic_regression(monkeypatch: pytest.MonkeyPatch) -> None:
+    """scikit-learn's, on the same features: the same minimum, and accuracy within 0.3 points."""
+    from sklearn.linear_model import LogisticRegression
+
+    train, val, test = features()
+    x, x_test = probes.standardised(train[0], test[0])
+    for strength in (1.0, 1e-2, 1e-3):
+        monkeypatch.setattr(probes, "STRENGTHS", (strength,))
+        ours = probes.linear(train, val, test, 10)
+        theirs = LogisticRegression(C=1 / (len(x) * strength), max_iter=2000, tol=1e-8)
+        theirs.fit(x.double().numpy(), train[1].numpy())
+        right = 100 * theirs.score(x_test.double().numpy(), test[1].numpy())
+        chances = theirs.predict_log_proba(x_test.double().numpy())
+        loss = -float(np.mean(chances[np.arange(len(test[1])), test[1].numpy()]))
+        assert abs(ours.test.right - right) <= 0.3
+        assert ours.test.loss == pytest.approx(loss, rel=2e-3)
+
+
+def test_strength_is_chosen_on_validation() -> None:
+    """With noise for features, a strong λ is better there; what the test set says is no reason."""
+    rng = torch.Generator().manual_seed(1)
+    noise: list[Features] = [
+        (torch.randn(n, 100, generator=rng), torch.randint(2, (n,), generator=rng))
+        for n in (150, 400, 400)
+    ]
+    kept = probes.linear(*noise, 2)
+    swapped = probes.linear(noise[0], noise[1], (noise[2][0], 1 - noise[2][1]), 2)
+    assert kept.choice == swapped.choice and kept.val == swapped.val
+    assert kept.test.right + swapped.test.right == pytest.approx(100)
+
+
+def test_neighbours_are_those_of_a_second_implementation() -> None:
+    """scikit-learn's by cosine: equal but for the images whose vote is a tie."""
+    from sklearn.neighbors import KNeighborsClassifier
+
+    train, _, test = features()
+    for k in probes.NEIGHBOURS:
+        theirs = KNeighborsClassifier(k, metric="cosine").fit(train[0].numpy(), train[1].numpy())
+        chances = torch.from_numpy(theirs.predict_proba(test[0].numpy()))
+        ours = probes._nearest(train, test[0], 10, lambda: None)[k]
+        most = chances.amax(dim=1)
+        assert torch.equal(chances[torch.arange(len(ours)), ours], most)
+        clear = (chances == most[:, None]).sum(dim=1) == 1
+        predicted = torch.from_numpy(theirs.predict(test[0].numpy()))
+        assert torch.equal(ours[clear], predicted[clear]) and clear.float().mean() > 0.9
+
+
+def test_of_tied_classes_the_nearer_wins() -> None:
+    train = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]]), torch.tensor([0, 1, 2])
+    query = torch.tensor([[1.0, 0.1], [0.1, 1.0]])
+    assert probes._nearest(train, query, 3, lambda: None)[5].tolist() == [0, 2]
+
+
+def test_constant_features_say_nothing() -> None:
+    """Also where rounding makes them vary a little."""
+    x = torch.rand(1000, 3, generator=torch.Generator().manual_seed(0))
+    x[:, 1] = 0.1
+    x[:, 2] = 0
+    train, other = probes.standardised(x, x + 1)
+    assert train[:, 0].mean().abs() < 1e-5 and train[:, 0].std(correction=0) == pytest.approx(1)
+    assert not train[:, 1:].any() and not other[:, 1:].any()
+
+
+def test_few_have_equal_numbers_and_are_nested() -> None:
+    labels = torch.arange(50) % 5
+    draws = [probes.few(labels, n, torch.Generator().manual_seed(3)) for n in (2, 4)]
+    assert draws[0] is not None and draws[1] is not None
+    assert torch.bincount(labels[draws[1]]).tolist() == [4] * 5
+    assert {*draws[0].tolist()} < {*draws[1].tolist()}
+    assert probes.few(labels, 11, torch.Generator()) is None
+
+
+# ---------------------------------------------------------------------------------- data
+
+
+def test_images_are_fitted_as_pil_does() -> None:
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (3, 32, 32), dtype=np.uint8)
+    pil = Image.fromarray(image.transpose(1, 2, 0))
+    images = torch.from_numpy(image)[None]
+    grey = np.asarray(pil.convert("L"), dtype=int)
+    assert np.abs(datasets.fitted(images, (1, 32, 32))[0, 0].numpy() - grey).max() <= 1
+    small = np.asarray(pil.resize((12, 12), Image.Resampling.BILINEAR), dtype=int)
+    ours = datasets.fitted(images, (3, 12, 12))[0].permute(1, 2, 0).numpy()
+    assert np.abs(ours - small).max() <= 1
+    one = images[:, :1]
+    assert torch.equal(datasets.fitted(one, (3, 32, 32)), one.expand(-1, 3, -1, -1))
+    assert datasets.fitted(images, (3, 32, 32)) is images
+    with pytest.raises(ValueError, match="3 channels cannot be given 4"):
+        datasets.fitted(images, (4, 32, 32))
+
+
+def test_a_subset_has_some_classes_of_the_whole() -> None:
+    whole, half = datasets.load("digits", None, 0.0), datasets.load(TARGET, None, 0.0)
+    kept = whole.test[1] >= 5
+    assert half.task.n_classes == 5
+    assert torch.equal(half.test[0], whole.test[0][kept])
+    assert torch.equal(half.test[1], whole.test[1][kept] - 5)
+    for name in ("digits-5to5", "digits-5to10", "nothing-0to4", "digits-"):
+        assert datasets.subset(name) is None
+
+
+# --------------------------------------------------------------------------------- cells
+
+
+def cell(method: str = "hff", seed: int = 0, **protocol: Any) -> Cell:
+    held = dataclasses.replace(PROTOCOL, **protocol)
+    return Cell.of(method, {}, "mlp-2x500", TARGET, held, seed, "transfer")
+
+
+def job(tmp_path: Path, wanted: Cell) -> Job:
+    return Job(wanted, "transfer", "table3", "quick", "command", tmp_path)
+
+
+def record(tmp_path: Path, wanted: Cell) -> dict[str, Any]:
+    return Store(tmp_path).read([wanted.key]).records[wanted.key]
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The datasets that are trained on, in order."""
+    names: list[str] = []
+    own = Trial.trained
+
+    def noted(self: Trial, data: datasets.Data) -> Method:
+        names.append(data.task.name)
+        return own(self, data)
+
+    monkeypatch.setattr(Trial, "trained", noted)
+    return names
+
+
+def test_a_network_is_trained_once_for_all_its_targets(tmp_path: Path, trained: list[str]) -> None:
+    cells = [cell(), dataclasses.replace(cell(), dataset=SOURCE), cell(epochs=0)]
+    for wanted in cells:
+        assert engine.run(job(tmp_path, wanted)).status == "ok"
+    assert trained == [SOURCE]
+    records = [record(tmp_path, wanted) for wanted in cells]
+    assert {*records[0]["metrics"]["test"]} >= {
+        "linear", "neighbours", "linear, block 1", "neighbours, block 2", "linear, 10 per class",
+    }  # fmt: skip
+    assert records[0]["metrics"]["test"]["linear"]["n"] == len(
+        datasets.load(TARGET, None, 0).test[1]
+    )
+    assert len({r["key"] for r in records}) == 3
+    assert not list(tmp_path.glob("live/*")) and not list(tmp_path.glob("checkpoints/*"))
+
+
+def test_what_is_pretrained_is_the_cell_of_a_training(tmp_path: Path) -> None:
+    """Its accuracy on the source is the one on record for that cell, to the last image."""
+    source = cell().pretraining()
+    assert source == Cell.of("hff", {}, "mlp-2x500", SOURCE, Protocol(epochs=2, batch_size=64), 0)
+    engine.run(job(tmp_path, source))
+    trial = Trial(job(tmp_path, cell()), torch.device("cpu"), None)  # type: ignore[arg-type]
+    method, task = pretrained.pretrained(trial)
+    data = datasets.load(SOURCE, None, source.protocol.val_fraction)
+    assert task == data.task
+    readout = method.traits.readouts[0]
+    found = evaluation.read(source, method, data, "test", readout)
+    assert found == record(tmp_path, source)["metrics"]["test"][readout]
+
+
+def test_stopped_in_pretraining_and_gone_on_with(tmp_path: Path, trained: list[str]) -> None:
+    """The same numbers as without the stop."""
+    asked = iter(range(10**6))
+    assert engine.run(job(tmp_path / "a", cell()), lambda: next(asked) > 12).status == "stopped"
+    assert len(list(tmp_path.glob("a/checkpoints/*"))) == 1
+    for folder in ("a", "b"):
+        engine.run(job(tmp_path / folder, cell()))
+    one, other = record(tmp_path / "a", cell()), record(tmp_path / "b", cell())
+    assert one["metrics"] == other["metrics"] and len(trained) == 3
+
+
+def test_who_finds_another_at_the_pretraining_waits(
+    tmp_path: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not trained a second time."""
+    engine.run(job(tmp_path / "other", cell()))
+    store, source = Store(tmp_path / "here"), cell().pretraining()
+    lease = Lease(store.live_dir / f"{source.key}.json", {})
+    assert lease.acquire()
+
+    def finish(seconds: float) -> None:
+        shutil.copytree(tmp_path / "other/pretrained", store.pretrained_dir)
+        lease.release()
+
+    monkeypatch.setattr(pretrained.time, "sleep", finish)
+    assert engine.run(job(store.root, cell())).status == "ok" and len(trained) == 1
+    one, other = record(store.root, cell()), record(tmp_path / "other", cell())
+    assert one["metrics"] == other["metrics"]
+    assert other["timings"]["train_s"] > 0 == one["timings"]["train_s"]
+
+
+def test_weights_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    engine.run(job(tmp_path, cell()))
+    (path,) = tmp_path.glob("pretrained/*")
+    other = dataclasses.replace(cell(), dataset=SOURCE)
+    for text in (b"", path.read_bytes()[:5000]):
+        path.write_bytes(text)
+        outcome = engine.run(job(tmp_path, other))
+        assert outcome.status == "failed" and f"{path} cannot be read" in str(outcome.reason)
+    torch.save({"blocks.0.weights.weight": torch.zeros(2)}, path)
+    assert "cannot be read" in str(engine.run(job(tmp_path, other)).reason)
+    torch.save({}, path)
+    assert "does not fit" in str(engine.run(job(tmp_path, other)).reason)
+
+
+def test_probes_see_the_target_alone(tmp_path: Path) -> None:
+    """Shuffled training labels of the target give chance, shuffled test labels change no choice."""
+    engine.run(job(tmp_path, cell()))
+    before = record(tmp_path, cell())["metrics"]
+    trial = Trial(job(tmp_path, cell()), torch.device("cpu"), None)  # type: ignore[arg-type]
+    data = datasets.load(TARGET, None, 0.1)
+    order = torch.randperm(len(data.test[1]), generator=torch.Generator().manual_seed(0))
+    again = measure.measure(
+        trial, dataclasses.replace(data, test=(data.test[0], data.test[1][order]))
+    )
+    assert again["val"] == before["val"]
+    choices = {name: probe["choice"] for name, probe in before["test"].items()}
+    assert {name: probe["choice"] for name, probe in again["test"].items()} == choices
+    assert again["test"]["linear"]["accuracy_pct"] < 35 < before["test"]["linear"]["accuracy_pct"]
+    rng = torch.Generator().manual_seed(0)
+    labels = data.train[1][torch.randperm(len(data.train[1]), generator=rng)]
+    by_chance = measure.measure(trial, dataclasses.replace(data, train=(data.train[0], labels)))
+    assert by_chance["test"]["linear"]["accuracy_pct"] < 40
+
+
+def test_the_block_is_chosen_on_validation() -> None:
+    def probe(val: float, test: float) -> Probe:
+        return Probe(1.0, Score(val, 0.1), Score(test))
+
+    by_block = [probe(80, 99), probe(90, 50), probe(90, 70)]
+    found = measure._metrics({"linear": by_block, "neighbours": by_block}, {"val": 10, "test": 20})
+    assert found["test"]["linear"] == {
+        "accuracy_pct": 50, "loss": None, "n": 20, "draws": 1, "choice": 1.0, "block": 2,
+    }  # fmt: skip
+    assert found["test"]["linear, block 1"]["accuracy_pct"] == 99
+    assert found["val"]["linear"]["loss"] == 0.1
+
+
+def test_maps_are_averaged_and_other_activities_are_not() -> None:
+    maps = torch.rand(2, 8 * 32 * 32)
+    pooled = measure._pooled(maps, [(8, 32, 32)], 0)
+    assert pooled.shape == (2, 2048)
+    assert torch.allclose(pooled.mean(1), maps.mean(1), atol=1e-5)
+    assert measure._pooled(maps, [(5000,)], 0) is maps and measure._pooled(maps, [], 0) is maps
+
+
+def test_features_that_are_no_numbers_are_a_divergence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Method, x: Tensor) -> list[Tensor]:
+        return [x.flatten(1), x.flatten(1) * math.nan]
+
+    wanted = cell("backprop", epochs=0)
+    monkeypatch.setattr(wanted.method_class(), "features", broken)
+    outcome = engine.run(job(tmp_path, wanted))
+    assert (outcome.status, outcome.reason) == (
+        "diverged", "the activities of block 2 are not finite",
+    )  # fmt: skip
+
+
+def test_keys_of_other_cells_are_what_they_were() -> None:
+    assert (
+        "source"
+        not in Cell.of("hff", {}, "mlp-2x500", "digits", Protocol(30), 0).identity()["protocol"]
+    )
+    assert cell().identity()["protocol"]["source"] == SOURCE
+    assert cell(source="digits").key != cell().key != cell(epochs=0).key
+    with pytest.raises(ValueError, match="at least 1"):
+        Protocol(epochs=0)
+
+
+# --------------------------------------------------------------------------------- table
+
+
+def test_the_table_is_made_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rows trained and random, a column per source and target, figures by depth and labels."""
+    results, pages = tmp_path / "results", tmp_path / "pages"
+    status = run.main(
+        ["table3", "--methods", "random", "hff", "--seeds", "1", "--epochs", "1", "--workers", "1",
+         "--results-dir", str(results), "--report-dir", str(pages)]
+    )  # fmt: skip
+    assert status == 0, capsys.readouterr().err
+    plan = Store(results).read_plan("table3")
+    assert plan is not None and plan["kind"] == "transfer"
+    assert [column["id"] for column in plan["columns"]] == [
+        "digits-0to4/mlp-2x500, from digits-5to9", "digits-5to9/mlp-2x500, from digits-0to4",
+    ]  # fmt: skip
+    records = Store(results).read(entry["key"] for entry in plan["cells"]).records.values()
+    epochs = {(r["cell"]["method"], r["cell"]["protocol"]["epochs"]) for r in records}
+    assert epochs == {("backprop", 0), ("hff", 1)}  # --epochs does not train the random control
+    page = (pages / "table3/index.html").read_text()
+    for words in ("By depth", "By labelled images", "linear, 10 per class", "neighbours, block 2"):
+        assert words in page, words
+    assert 'id="claims"' not in page and "<h3>Learning curves" not in page
+    assert {path.name for path in (pages / "table3").glob("*.pdf")} == {
+        "accuracy.pdf", "depth.pdf", "labels.pdf",
+    }  # fmt: skip
+
+
+def test_a_source_that_is_not_there_is_named_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        run.main(["table3", "--profile", "standard", "--datasets", "fashion-mnist",
+                  "--data-dir", str(tmp_path), "--results-dir", str(tmp_path / "r")])  # fmt: skip
+    assert end.value.code == 2
+    assert "mnist" in capsys.readouterr().err and not list(tmp_path.glob("r/records/*.json"))
