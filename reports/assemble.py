@@ -103,8 +103,11 @@ def _columns(entries: Sequence[Mapping[str, Any]]) -> tuple[Column, ...]:
     columns = []
     for entry in sorted(entries, key=lambda e: datasets.index(e["dataset"])):
         dataset, architecture = entry["dataset"], entry["architecture"]
-        # Two protocols of one pair differ in their id alone, so that is what is shown.
-        unique = pairs.count((dataset, architecture)) == 1
+        # Two protocols of one pair differ in their id alone, so that is what is shown; and so is
+        # the dataset that features come from.
+        unique = pairs.count((dataset, architecture)) == 1 and not (
+            (entry.get("protocol") or {}).get("source")
+        )
         label = architecture if unique else str(entry["id"]).removeprefix(f"{dataset}/")
         columns.append(
             Column(

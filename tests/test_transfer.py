@@ -334,7 +334,13 @@ def test_the_table_is_made_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixtu
     epochs = {(r["cell"]["method"], r["cell"]["protocol"]["epochs"]) for r in records}
     assert epochs == {("backprop", 0), ("hff", 1)}  # --epochs does not train the random control
     page = (pages / "table3/index.html").read_text()
-    for words in ("By depth", "By labelled images", "linear, 10 per class", "neighbours, block 2"):
+    for words in (
+        "mlp-2x500, from digits-5to9",
+        "By depth",
+        "By labelled images",
+        "linear, 10 per class",
+        "neighbours, block 2",
+    ):
         assert words in page, words
     assert 'id="claims"' not in page and "<h3>Learning curves" not in page
     assert {path.name for path in (pages / "table3").glob("*.pdf")} == {
