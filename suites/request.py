@@ -85,9 +85,11 @@ def expand(
     for name, value in (("--seeds", seeds), ("--epochs", epochs)):
         if value is not None and value < 1:
             raise RequestError(f"{name} must be at least 1, not {value}")
-    for name, given in (("--epochs", epochs is not None), ("--audit", audit)):
-        trains = suite.kind == "train" or (suite.kind == "transfer" and name == "--epochs")
-        if given and not trains:
+    for name, given, kinds in (
+        ("--epochs", epochs is not None, ("train", "transfer")),
+        ("--audit", audit, ("train",)),
+    ):
+        if given and suite.kind not in kinds:
             raise RequestError(f"{name} is for training, and {suite.name!r} only measures")
     rows = _chosen_rows(suite, profile, methods, extra_methods)
     data_names = _named("dataset", datasets, DATASETS) or profile.datasets

@@ -41,17 +41,16 @@ CARRIED_OUT = (
     ("suites.engine.cell", "Cell.build"), ("suites.engine.execution", "carry_out"),
     ("suites.engine.precision", "computing"),
 )  # fmt: skip
+TRAINED = (
+    *ALL, *CARRIED_OUT, ("suites.engine.training", "Training"),
+    ("suites.engine.training", "Training.start"), ("suites.engine.training", "Training.epoch"),
+)  # fmt: skip
 ROOTS = {
     "train": (
-        *ALL, *CARRIED_OUT, ("suites.engine.training", "Training"),
-        ("suites.engine.training", "Training.start"), ("suites.engine.training", "Training.epoch"),
+        *TRAINED,
         ("suites.engine.evaluation", "validate"), ("suites.engine.evaluation", "read"),
     ),
-    "transfer": (
-        *ALL, *CARRIED_OUT, ("suites.engine.training", "Training"),
-        ("suites.engine.training", "Training.start"), ("suites.engine.training", "Training.epoch"),
-        ("suites.transfer.measure", "measure"),
-    ),
+    "transfer": (*TRAINED, ("suites.transfer.measure", "measure")),
     "audit": (*ALL, ("suites.auditing.measure", "measure")),
     "cost": (
         *ALL, *CARRIED_OUT, ("suites.costs.measure", "measure"),

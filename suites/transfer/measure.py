@@ -83,9 +83,9 @@ def _metrics(read: dict[str, list[Probe]], sizes: dict[str, int]) -> dict[str, A
     for split, n in sizes.items():
         found[split] = {}
         for name, by_block in read.items():
-            accuracies = [probe.val.right for probe in by_block]
-            best = accuracies.index(max(accuracies))
-            found[split][name] = _metric(by_block[best], split, n) | {"block": best + 1}
+            best = probes.best_of(by_block)
+            block = by_block.index(best) + 1
+            found[split][name] = _metric(best, split, n) | {"block": block}
         for name in (HEADLINE, "neighbours"):
             for l, probe in enumerate(read[name]):
                 found[split][f"{name}, block {l + 1}"] = _metric(probe, split, n)

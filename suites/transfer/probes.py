@@ -6,7 +6,7 @@ All choices (strength of the regularisation, number of neighbours) are made on v
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -47,6 +47,11 @@ class Probe:
     test: Score
 
 
+def best_of(tried: Iterable[Probe]) -> Probe:
+    """The one with the highest accuracy on validation images, the first of equals."""
+    return max(tried, key=lambda probe: probe.val.right)
+
+
 def standardised(train: Tensor, *others: Tensor) -> list[Tensor]:
     """Features with mean 0 and variance 1 over the training images; constant ones become 0.
 
@@ -75,14 +80,12 @@ def linear(
     x, x_val, x_test = standardised(train[0], val[0], test[0])
     w = x.new_zeros(n_classes, x.shape[1])
     b = x.new_zeros(n_classes)
-    best: Probe | None = None
+    tried = []
     for strength in STRENGTHS:
         _minimise(w, b, x, train[1], strength, alive)
-        on_val = score(x_val @ w.T + b, val[1])
-        if best is None or on_val.right > best.val.right:
-            best = Probe(strength, on_val, score(x_test @ w.T + b, test[1]))
-    assert best is not None
-    return best
+        on_val, on_test = score(x_val @ w.T + b, val[1]), score(x_test @ w.T + b, test[1])
+        tried.append(Probe(strength, on_val, on_test))
+    return best_of(tried)
 
 
 def _minimise(
@@ -117,18 +120,12 @@ def neighbours(
 
     Of classes with as many, the one whose images are nearer. Of equal k, the smaller.
     """
-    found = {}
-    for name, part in (("val", val), ("test", test)):
-        found[name] = _nearest(train, part[0], n_classes, alive)
-    best: Probe | None = None
-    for k in NEIGHBOURS:
-        if best is not None and k > len(train[1]):
-            break
-        on_val = Score(_right(found["val"][k], val[1]))
-        if best is None or on_val.right > best.val.right:
-            best = Probe(k, on_val, Score(_right(found["test"][k], test[1])))
-    assert best is not None
-    return best
+    on_val, on_test = (_nearest(train, part[0], n_classes, alive) for part in (val, test))
+    enough = [k for k in NEIGHBOURS if k <= len(train[1])]
+    return best_of(
+        Probe(k, Score(_right(on_val[k], val[1])), Score(_right(on_test[k], test[1])))
+        for k in enough or NEIGHBOURS[:1]
+    )
 
 
 def _nearest(

@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[2]
 PLUGINS = str(Path(__file__).with_name("plugins.py"))
 SMALL = ["--cpus", "1", "--memory-gb", "1", "--pack-minutes", "0"]
 SLEEPY = ["--methods", "sleepy", "--plugin", PLUGINS, "--architectures", "mlp-2x500"]
+PATIENCE_S = 240
 HELD = [*SLEEPY, "--epochs", "80"]  # six minutes while it is held, seconds when it is let go
 
 
@@ -48,12 +49,12 @@ def no_jobs_are_left(slurm: Cluster) -> Iterator[None]:
     until("the queue is empty", lambda: not slurm.run("squeue", "-h"))
 
 
-def until(what: str, true: Callable[[], Any], seconds: float = 240) -> Any:
-    end = time.monotonic() + seconds
+def until(what: str, true: Callable[[], Any]) -> Any:
+    end = time.monotonic() + PATIENCE_S
     while not (found := true()):
         if time.monotonic() > end:
             state = "\n".join(running.state() for running in Cluster.running)
-            pytest.fail(f"still waiting after {seconds:.0f} s: {what}\n{state}")
+            pytest.fail(f"still waiting after {PATIENCE_S} s: {what}\n{state}")
         time.sleep(0.2)
     return found
 
