@@ -11,6 +11,7 @@ from reports.plan import check_plan
 from reports.statistics import Estimate, estimate, holm_rejects, paired_p_value
 from reports.table import (
     ACCIDENTS,
+    TOP5,
     Cell,
     Claim,
     Column,
@@ -60,7 +61,7 @@ def build_table(
             found = sorted(runs.get(place, []), key=lambda run: run.seed)
             if found:
                 counted = plan["headline"]["split"] == "audit"
-                cell = _cell(row, column, tuple(found), counted)
+                cell = _cell(row, column, tuple(found), counted, bool(plan.get("top5")))
             elif place in unsupported:
                 cell = Cell(row.id, column.id, "unsupported", reason=unsupported[place])
             else:
@@ -117,6 +118,7 @@ def _columns(entries: Sequence[Mapping[str, Any]]) -> tuple[Column, ...]:
                 label,
                 entry.get("protocol") or {},
                 entry.get("axes") or {},
+                str(entry.get("published_as") or ""),
             )
         )
     return tuple(columns)
@@ -173,7 +175,9 @@ def _headline(record: Record, headline: Mapping[str, Any], readout: str) -> floa
     return None if value is None else float(value)
 
 
-def _cell(row: Row, column: Column, runs: tuple[Run, ...], counted: bool) -> Cell:
+def _cell(
+    row: Row, column: Column, runs: tuple[Run, ...], counted: bool, top5: bool = False
+) -> Cell:
     ok = [run for run in runs if run.status == "ok"]
     statuses = {run.status for run in runs}
     if len(ok) == len(runs):
@@ -193,7 +197,7 @@ def _cell(row: Row, column: Column, runs: tuple[Run, ...], counted: bool) -> Cel
         runs,
         estimate([run.value for run in ok if run.value is not None], counted),
         why_incomplete(runs),
-        readouts=_readouts(ok),
+        readouts=_readouts(ok, top5),
         cost=_cost(ok),
         speed=next((r.record["speed"] for r in ok if r.record and r.record.get("speed")), {}),
         audit=_least_local(
@@ -233,14 +237,16 @@ def why_incomplete(runs: Sequence[Run]) -> str | None:
     return "; ".join(lines) or None
 
 
-def _readouts(ok: Sequence[Run]) -> dict[str, dict[str, Estimate]]:
+def _readouts(ok: Sequence[Run], top5: bool) -> dict[str, dict[str, Estimate]]:
     values: dict[str, dict[str, list[float]]] = {}
     for run in ok:
         for split, per_readout in (run.record or {})["metrics"].items():
             for readout, metrics in per_readout.items():
-                if metrics.get("accuracy_pct") is not None:
-                    found = values.setdefault(split, {}).setdefault(readout, [])
-                    found.append(float(metrics["accuracy_pct"]))
+                shown = ((readout, "accuracy_pct"), (f"{readout}{TOP5}", "top5_pct"))
+                for name, metric in shown[: 1 + top5]:
+                    if metrics.get(metric) is not None:
+                        found = values.setdefault(split, {}).setdefault(name, [])
+                        found.append(float(metrics[metric]))
     return {
         split: {name: e for name, v in per_readout.items() if (e := estimate(v)) is not None}
         for split, per_readout in values.items()
@@ -268,11 +274,12 @@ def _claims(
     """Every published number about these methods on these datasets, beside ours."""
     found = []
     for row in rows:
-        for dataset in dict.fromkeys(column.dataset for column in columns):
+        for dataset in dict.fromkeys(column.published_as or column.dataset for column in columns):
             for number in published(row.id, dataset):
                 same: list[Column | None] = [
                     c for c in columns
-                    if (c.dataset, c.architecture) == (dataset, number.architecture)
+                    if (c.published_as or c.dataset, c.architecture)
+                    == (dataset, number.architecture)
                 ]  # fmt: skip
                 verdicts = [
                     claim_of(

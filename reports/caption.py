@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from reports import transfer
 from reports.formatting import plural, when
 from reports.statistics import MIN_SEEDS_FOR_INTERVAL
 from reports.table import ACCIDENTS, Table, lower_is_better
+
+TRANSFER = (
+    "Linear probes on the features of networks that were trained on the source and then stand "
+    "still. Block and regularisation are chosen on the target's validation split, which is cut "
+    "from its training set; its test set is read once for each block."
+)
 
 METRICS = {
     "accuracy_pct": "accuracy in percent",
@@ -74,8 +79,8 @@ def caption(table: Table) -> list[str]:
             f"Single values, one per seed: fewer than {MIN_SEEDS_FOR_INTERVAL} ok seeds give no"
             " interval."
         )
-    if transfer.is_transfer(table):
-        sentences.append(transfer.RULE)
+    if table.kind == "transfer":
+        sentences.append(TRANSFER)
     elif table.plan["headline"]["split"] in ("test", "val"):
         sentences.append(
             "Weights are those after the last epoch; the test set is read once, at the end; the"

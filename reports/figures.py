@@ -202,7 +202,7 @@ def _sheets(table: Table) -> list[tuple[str, Figure]]:
     bars = _sheet(table, draw_accuracy, 0.75 + 0.24 * len(table.rows))
     if any(column.axes for column in table.columns):
         return [("speed", bars)]
-    if transfer.is_transfer(table):
+    if table.kind == "transfer":
         lines = {"depth": transfer.draw_depth, "labels": transfer.draw_labels}
         return [("accuracy", bars), *((n, _sheet(table, d, 2.7)) for n, d in lines.items())]
     return [

@@ -33,13 +33,14 @@ from reports.formatting import (
     when,
 )
 from reports.statistics import Estimate
-from reports.table import Cell, Claim, Column, Row, Run, Table
+from reports.table import TOP5, Cell, Claim, Column, Row, Run, Table
 
 # (measure in the record, heading, divisor); a measure that no record holds gets no column
 COSTS = (
     ("train_s", "train, s", 1),
     ("train_images_per_s", "train, images/s", 1),
     ("eval_images_per_s", "predict, images/s", 1),
+    ("data_wait_share", "train, waiting for images, %", 0.01),
     ("n_params", "parameters", 1),
     ("n_params_aux", "auxiliary parameters", 1),
     ("flops_train_per_image", "train, MFLOPs per image", 1e6),
@@ -235,7 +236,7 @@ def _readouts(table: Table) -> list[dict[str, Any]]:
         values = {
             column.id: table.cell(row, column).readouts.get("test", {}) for column in table.columns
         }
-        known = {name: i for i, name in enumerate(row.readouts)}
+        known = {f"{name}{of}": i for i, name in enumerate(row.readouts) for of in ("", TOP5)}
         found = {name for of_column in values.values() for name in of_column}
         for readout in sorted(found, key=lambda name: (known.get(name, len(known)), name)):
             lines.append(

@@ -127,6 +127,9 @@ class Row:
     differs: tuple[str, ...]
 
 
+TOP5 = ", top 5"  # behind a readout: how often the right class is among its best five
+
+
 @dataclass(frozen=True)
 class Column:
     """A dataset and an architecture under one protocol."""
@@ -137,6 +140,7 @@ class Column:
     label: str  # short: the dataset stands above it
     protocol: Mapping[str, Any]
     axes: Mapping[str, float] = field(default_factory=dict)  # what a cost is drawn against
+    published_as: str = ""  # the dataset as papers name it, where that is another name
 
 
 @dataclass(frozen=True)
@@ -169,6 +173,11 @@ class Table:
             for column in self.columns
             for run in self.cell(row, column).runs
         )
+
+    @property
+    def kind(self) -> str:
+        """What was done with the cells: "train", "audit", "cost", "transfer"."""
+        return str(self.plan.get("kind", "train"))
 
     @property
     def metric(self) -> str:

@@ -13,16 +13,6 @@ from reports.table import Cell, Column, Table
 
 BLOCK = re.compile(r"linear, block (\d+)")
 SHOTS = re.compile(r"linear, (\d+) per class")
-RULE = (
-    "Linear probes on the features of networks that were trained on the source and then stand "
-    "still. Block and regularisation are chosen on the target's validation split, which is cut "
-    "from its training set; its test set is read once for each block."
-)
-
-
-def is_transfer(table: Table) -> bool:
-    """Whether this table is about transfer."""
-    return table.plan.get("kind") == "transfer"
 
 
 def depth_panels(table: Table) -> list[Panel]:
@@ -36,7 +26,7 @@ def label_panels(table: Table) -> list[Panel]:
 
 
 def _panels(table: Table, draw: Draw, name: re.Pattern[str]) -> list[Panel]:
-    if not is_transfer(table):
+    if table.kind != "transfer":
         return []
     columns = [c for c in table.columns if any(_found(table.cell(r, c), name) for r in table.rows)]
     return panels(table, columns, draw, (4.4, 2.9))

@@ -13,6 +13,7 @@ from suites import (
     table1,
     table2,
     table3,
+    table4,
 )
 from suites.suite import Suite
 
@@ -22,6 +23,7 @@ SUITES: dict[str, Suite] = {
         table1,
         table2,
         table3,
+        table4,
         audit,
         ff_mnist,
         noprop_table1,

@@ -70,9 +70,11 @@ class Case:
         return Subject(self.make, lambda i: toy(FEW, seed=1000 + i))
 
     def refusal(self) -> str | None:
-        """The reason the method gives against this architecture, or None."""
+        """The reason the method, or the network, gives against this pair, or None."""
         config = resolve_config(self.cls, self.row.settings)
         task = Task("toy", (1, SIDE, SIDE), 4)
+        if reason := ARCHITECTURES[self.architecture].refuse(task):
+            return reason  # a network for larger images
         with torch.device("meta"):
             blocks = ARCHITECTURES[self.architecture].blocks(task, self.cls.style(config), WIDTH)
         return self.cls.refuse(blocks, task, config)

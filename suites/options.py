@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -21,9 +22,11 @@ from suites.engine import datasets
 from suites.engine.datasets import DatasetError
 from suites.engine.execution import CHOICES
 from suites.engine.trial import Job
+from suites.images import folders, sample
 from suites.request import Request, Wanted, expand
 from suites.suite import RequestError, Suite, choose, rows_of
 
+MOST_CLASSES, MOST_IMAGES = 10, 20  # of an open class folder, and of each class
 # what a request may be refused by, in one line and before any work
 REFUSALS = (RequestError, PluginError, DatasetError, SiteError, SlurmError)
 STALE = (
@@ -56,6 +59,10 @@ def add_what(p: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--datasets", nargs="+", metavar="NAME", help="instead of the profile's")
     what.add_argument("--architectures", nargs="+", metavar="NAME", help="likewise")
+    what.add_argument(
+        "--sources", nargs="+", metavar="NAME",
+        help="of transfer: the datasets that are learned on, instead of the profile's",
+    )  # fmt: skip
     what.add_argument("--seeds", type=int, metavar="N", help="how many, from 0 (default: profile)")
     what.add_argument("--epochs", type=int, metavar="N", help="instead of the profile's")
     what.add_argument(
@@ -143,6 +150,8 @@ def resolve(
     if args.suite is None:
         raise RequestError("say which suite to run, e.g. table1, or --list")
     suite = SUITES[choose("suite", [args.suite], list(SUITES))[0]]
+    if args.datasets is None:
+        suite = of_class_folder(suite, args)
     check_rows(args.methods or (), suite)
     return expand(
         suite,
@@ -150,6 +159,7 @@ def resolve(
         command,
         methods=args.methods,
         datasets=args.datasets,
+        sources=args.sources,
         architectures=args.architectures,
         seeds=args.seeds,
         epochs=args.epochs,
@@ -159,6 +169,36 @@ def resolve(
         audit=args.audit,
         device=device,
     )
+
+
+def of_class_folder(suite: Suite, args: argparse.Namespace) -> Suite:
+    """The suite with the photographs that --data-dir names, where its profile leaves them open.
+
+    Where none is named, `args.data_dir` becomes a folder with a few, which is made, and says so.
+
+    Raises:
+        RequestError: there is not one class folder, or none can be made.
+    """
+    profile = suite.profiles.get(args.profile)
+    if profile is None or not profile.folder:
+        return suite
+    if args.data_dir is None:
+        args.data_dir = args.results_dir / "class-folder"
+        sys.stdout.write(
+            "no --data-dir: handwritten digits, enlarged, saved as JPEG files in "
+            f"{args.data_dir / sample.NAME}, stand in for photographs\n"
+        )
+        folder, n_classes = sample.NAME, sample.CLASSES
+        if not args.dry_run:
+            try:
+                sample.make(args.data_dir)
+            except OSError as error:
+                raise RequestError(f"{args.data_dir} cannot be made: {error.strerror}") from None
+    else:
+        folder, n_classes = folders.only_one(args.data_dir)
+    name = f"{folder}-{profile.folder}-c{min(n_classes, MOST_CLASSES)}-n{MOST_IMAGES}"
+    profile = dataclasses.replace(profile, datasets=(name,))
+    return dataclasses.replace(suite, profiles={**suite.profiles, args.profile: profile})
 
 
 def check_rows(names: Sequence[str], suite: Suite) -> None:

@@ -20,7 +20,7 @@ from methods.base import resolve_config
 from results.store import Plan
 from suites.engine.architectures import ARCHITECTURES
 from suites.engine.cell import Cell, Kind, Protocol
-from suites.engine.datasets import DATASETS, bare_task
+from suites.engine.datasets import DATASETS, bare_task, whole_folder
 from suites.engine.execution import CHOICES
 from suites.engine.precision import PRECISIONS
 from suites.suite import Profile, RequestError, Row, Suite, choose, everywhere, rows_of
@@ -58,6 +58,7 @@ def expand(
     command: str,
     methods: Sequence[str] | None = None,
     datasets: Sequence[str] | None = None,
+    sources: Sequence[str] | None = None,
     architectures: Sequence[str] | None = None,
     seeds: int | None = None,
     epochs: int | None = None,
@@ -70,8 +71,8 @@ def expand(
     """Resolves a request to cells and a plan, before any work is done.
 
     Args:
-        methods: row ids or names of methods; datasets, architectures: names; None for the
-            profile's own.
+        methods: row ids or names of methods; datasets, sources, architectures: names; None for
+            the profile's own. Sources are for transfer.
         seeds: number of seeds, 0 to seeds − 1.
         epochs, precision, execution: replace every protocol's own.
         extra_methods: methods that the user brought, shown below the suite's own.
@@ -87,12 +88,15 @@ def expand(
             raise RequestError(f"{name} must be at least 1, not {value}")
     for name, given, kinds in (
         ("--epochs", epochs is not None, ("train", "transfer")),
+        ("--sources", sources is not None, ("transfer",)),
         ("--audit", audit, ("train",)),
     ):
         if given and suite.kind not in kinds:
-            raise RequestError(f"{name} is for training, and {suite.name!r} only measures")
+            what = "for transfer" if kinds == ("transfer",) else "for training"
+            raise RequestError(f"{name} is {what}, which {suite.name!r} is not about")
     rows = _chosen_rows(suite, profile, methods, extra_methods)
     data_names = _named("dataset", datasets, DATASETS) or profile.datasets
+    from_names = _named("dataset", sources, DATASETS)
     arch_names = _named("architecture", architectures, ARCHITECTURES) or profile.architectures
     for name, choices, known in (
         ("precision", None if precision is None else [precision], list(PRECISIONS)),
@@ -118,7 +122,7 @@ def expand(
         "execution": None if execution is None else tuple(sorted(set(execution))),
     }  # fmt: skip
     changed = {name: value for name, value in changed.items() if value is not None}
-    places = list(_places(suite, profile, rows, data_names, arch_names, changed))
+    places = list(_places(suite, profile, rows, data_names, arch_names, from_names, changed))
     wanted: list[Wanted] = []
     unsupported, budgets, audits = [], [], []
     audit_cells: dict[str, Wanted] = {}
@@ -170,11 +174,13 @@ def expand(
         "suite": suite.name,
         "title": suite.title,
         "profile": profile_name,
-        "profile_note": profile.note + _changes(profile, datasets, architectures, seeds, changed),
+        "profile_note": profile.note
+        + _changes(profile, datasets, sources, architectures, seeds, changed),
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
         "headline": dict(suite.headline),
         "kind": suite.kind,
+        "top5": suite.top5,
         "rows": [_describe(row, suite.kind) for row in rows],
         "columns": [place.column for place in places],
         "cells": [
@@ -216,21 +222,30 @@ def _places(
     rows: Sequence[Row],
     data_names: Sequence[str],
     arch_names: Sequence[str],
+    from_names: Sequence[str],
     changed: Mapping[str, Any],
 ) -> Iterator[_Place]:
-    """The columns that a profile has for these rows; `changed` are fields of all protocols."""
+    """The columns that a profile has for these rows; `changed` are fields of all protocols.
+
+    Args:
+        from_names: sources of transfer, in place of the profile's own.
+    """
     for dataset, architecture in itertools.product(data_names, arch_names):
         present = tuple(row for row in rows if profile.wanted(row.id, dataset, architecture))
         if not present:
             continue
         given = profile.protocol(dataset, architecture)
         protocols = [given] if isinstance(given, Protocol) else list(given)
+        if from_names:
+            protocols = [dataclasses.replace(protocols[0], source=name) for name in from_names]
         for protocol in protocols:
             protocol = dataclasses.replace(protocol, **changed)
             column: dict[str, Any] = {
                 "id": f"{dataset}/{architecture}", "dataset": dataset,
                 "architecture": architecture, "protocol": {},
             }  # fmt: skip
+            if (folder := whole_folder(dataset)) is not None:
+                column["published_as"] = folder
             if protocol.source:
                 column["id"] += f", from {protocol.source}"
             elif len(protocols) > 1:
@@ -270,6 +285,7 @@ def _named(kind: str, wanted: Sequence[str] | None, known: Mapping[str, Any]) ->
 def _changes(
     profile: Profile,
     datasets: Sequence[str] | None,
+    sources: Sequence[str] | None,
     architectures: Sequence[str] | None,
     seeds: int | None,
     changed: Mapping[str, Any],
@@ -282,6 +298,7 @@ def _changes(
             (str(changed.get("precision")), "precision" in changed),
             (", ".join(changed.get("execution", ())), "execution" in changed),
             (f"{seeds} seeds", seeds not in (None, profile.seeds)),
+            (f"from {', '.join(sources or ())}", bool(sources)),
             (", ".join(datasets or ()), datasets and set(datasets) != set(profile.datasets)),
             (
                 ", ".join(architectures or ()),

@@ -54,6 +54,8 @@ class Profile:
         wanted: (row id, dataset, architecture) -> whether the table has this place; a column
             without any is left out.
         methods: the part of the suite's rows that this budget is for; None for all of them.
+        folder: "64px-jpeg" for the class folder that --data-dir names, at this size, in place of
+            datasets; where none is named, one of handwritten digits is made.
     """
 
     note: str
@@ -65,6 +67,7 @@ class Profile:
     budget: Place = _nothing
     wanted: Place = everywhere
     methods: tuple[str | Row, ...] | None = None
+    folder: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ class Suite:
             what it "cost"s, or what its features are worth elsewhere ("transfer").
         headline: the number that the table shows.
         comparisons: pairs of rows whose speeds the page compares in words.
+        top5: whether the page shows how often the right class is among the best five.
     """
 
     name: str
@@ -90,6 +94,7 @@ class Suite:
         default_factory=lambda: {"split": "test", "metric": "accuracy_pct"}
     )
     comparisons: tuple[tuple[str, str], ...] = ()
+    top5: bool = False
 
 
 def rows_of(methods: Iterable[str | Row]) -> list[Row]:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from methods import Task
 from suites.costs.timing import Work, interleaved, ratios
-from suites.engine import datasets
+from suites.engine import augmentation, datasets
 from suites.engine.engine import use_deterministic_algorithms
 from suites.launching import local
 from tests.by_hand import STEPS, TASK, Step, made, noise
@@ -145,26 +145,26 @@ def test_hff_prediction_against_the_plain_blocks(batch: int, benchmark: Any) -> 
 
 
 @pytest.mark.parametrize(
-    ("shape", "augmentation"), [((1, 28, 28), "crop2+flip"), ((3, 32, 32), "crop4+flip")]
+    ("shape", "kind"), [((1, 28, 28), "crop2+flip"), ((3, 32, 32), "crop4+flip")]
 )
 def test_data_path_against_a_step_of_the_small_cnn(
-    shape: tuple[int, int, int], augmentation: str, benchmark: Any
+    shape: tuple[int, int, int], kind: str, benchmark: Any
 ) -> None:
     """Cutting out, cropping, mirroring and standardising a mini-batch: at most 5 % of a step."""
     _, y = noise(BATCH)
     task = Task("noise", shape, 10, (0.5,) * shape[0], (0.3,) * shape[0])
     method = made("backprop", task, "cnn-small")
     images = torch.randint(256, (10_000, *shape), dtype=torch.uint8)
-    rng = torch.Generator()
     order = torch.randperm(len(images))[:BATCH]
     x = datasets.prepare(images[order], task)
 
     def data(times: int) -> None:
         for _ in range(times):
-            datasets.prepare(images[order], task, augmentation, rng)
+            drawn = augmentation.draw(kind, BATCH, order.device, "bench")
+            datasets.prepare(augmentation.apply(images[order], kind, drawn), task)
 
     def step(times: int) -> None:
         for _ in range(times):
             method.train_step(x, y, "all", PROGRESS)
 
-    compare(benchmark, f"data path / step, {shape} {augmentation}", data, step, most=0.05)
+    compare(benchmark, f"data path / step, {shape} {kind}", data, step, most=0.05)

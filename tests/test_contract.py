@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,11 +22,21 @@ CASES = [
     if case.architecture in ARCHITECTURES and str(case) != LEFT_OUT
 ]  # fmt: skip
 
+# Of two networks that end in maps, the slow checks take one: a rule does not learn in another way
+# where maps are pooled in another way.
+SLOW = ("learns", "shuffled_labels", "shared_batches", "auxiliary_parameters")
+ON_RESNET = {case.row.id for case in CASES if case.architecture == "resnet18"}
+
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("check", contract.CHECKS)
-@pytest.mark.parametrize("case", CASES, ids=str)
+def pairs() -> Iterator[tuple[contract.Case, str]]:
+    for case in CASES:
+        spared = SLOW if case.architecture == "layercnn-128" and case.row.id in ON_RESNET else ()
+        yield from ((case, check) for check in contract.CHECKS if check not in spared)
+
+
+@pytest.mark.parametrize(("case", "check"), pairs(), ids=str)
 def test_contract(case: contract.Case, check: str) -> None:
     contract.CHECKS[check](case)
 

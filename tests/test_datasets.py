@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Generator
+from torch import Tensor
 
 from methods import Task
-from suites.engine import datasets
-from suites.engine.datasets import DatasetError, load, prepare, random_crop, random_flip
+from suites.engine import augmentation, datasets
+from suites.engine.datasets import DatasetError, load, prepare
+from suites.engine.seeds import generator
 
 
 def test_digits_are_scikit_learns_and_split_without_overlap() -> None:
@@ -45,11 +46,16 @@ def test_statistics_are_those_of_the_training_part() -> None:
     assert float(x.std(unbiased=False)) == pytest.approx(1, abs=1e-5)
 
 
+def augmented(images: Tensor, kind: str) -> Tensor:
+    drawn = augmentation.draw(kind, len(images), images.device, "test")
+    return augmentation.apply(images, kind, drawn)
+
+
 def test_crop_against_a_loop() -> None:
     """Each image has an offset of its own; one offset per batch would be a weaker augmentation."""
     images = torch.randint(256, (20, 3, 8, 8), dtype=torch.uint8)
-    out = random_crop(images, 2, Generator().manual_seed(0))
-    rng = Generator().manual_seed(0)
+    out = augmented(images, "crop2")
+    rng = generator("cpu", "test")
     top = torch.randint(5, (20, 1), generator=rng).flatten()
     left = torch.randint(5, (20, 1), generator=rng).flatten()
     for b in range(20):
@@ -61,7 +67,8 @@ def test_crop_against_a_loop() -> None:
 
 def test_flip_mirrors_about_half_of_the_images() -> None:
     images = torch.randint(256, (400, 1, 4, 4), dtype=torch.uint8)
-    out = random_flip(images, Generator().manual_seed(0))
+    drawn = augmentation.draw("crop2+flip", 400, images.device, "test")
+    out = augmentation.apply(images, "crop2+flip", {"flip": drawn["flip"]})
     mirrored = (out == images.flip(3)).flatten(1).all(1)
     kept = (out == images).flatten(1).all(1)
     assert bool((mirrored | kept).all()) and 150 < int(mirrored.sum()) < 250
@@ -70,8 +77,8 @@ def test_flip_mirrors_about_half_of_the_images() -> None:
 def test_augmentation_happens_before_standardisation() -> None:
     """Padding is black in the image, not the mean grey."""
     task = Task("t", (1, 8, 8), 2, (0.5,), (0.25,))
-    x = prepare(torch.full((64, 1, 8, 8), 255, dtype=torch.uint8), task, "crop2",
-                Generator().manual_seed(0))  # fmt: skip
+    images = torch.full((64, 1, 8, 8), 255, dtype=torch.uint8)
+    x = prepare(augmented(images, "crop2"), task)
     assert set(x.unique().tolist()) == {-2.0, 2.0}
 
 

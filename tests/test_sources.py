@@ -129,7 +129,7 @@ def counted(method: str, kind: str = "train") -> str:
         "def method_config(",
         "def resolve_config(",
         "def _order(",  # and feeds it
-        "def random_crop(",
+        "def shifted(",
         "def _channel_statistics(",
         "def derive_seed(",
         "allow_tf32",

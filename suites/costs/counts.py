@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from suites.engine import datasets
@@ -31,7 +32,8 @@ def count(cell: Cell, data: Data, device: torch.device) -> dict[str, Any]:
     aux = sum(p.numel() for p in method.aux.parameters())
     train_flops = 0.0
     phases = [(name, steps) for name, steps in method.phases(PHASE_SAMPLE) if steps]
-    same_every_epoch = cell.protocol.augmentation == "none"
+    in_memory = isinstance(data.train[0], Tensor)
+    same_every_epoch = in_memory and cell.protocol.augmentation == "none"
     for name, steps in phases:  # phases may cost differently: weighted by their share of steps
         with FlopCounterMode(display=False) as prefix, torch.no_grad():
             frozen = method.frozen(x, name)

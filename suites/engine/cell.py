@@ -15,7 +15,8 @@ from methods.base import resolve_config
 from results.record import cell_key
 from suites.engine import sources
 from suites.engine.architectures import ARCHITECTURES
-from suites.engine.datasets import AUGMENTATIONS, DATASETS
+from suites.engine.augmentation import AUGMENTATIONS
+from suites.engine.datasets import DATASETS
 from suites.engine.execution import CHOICES
 from suites.engine.precision import PRECISIONS
 from suites.engine.seeds import derive_seed, generator

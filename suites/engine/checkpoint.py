@@ -32,6 +32,7 @@ class Progress:
     losses: list[float] = field(default_factory=list)  # of the steps of the unfinished epoch
     train_s: float = 0.0
     eval_s: float = 0.0
+    data_wait_s: float = 0.0  # part of train_s; of images that are read from disk
     memory: dict[str, int | None] = field(default_factory=dict)  # peaks of earlier sessions
     sessions: int = 0  # times this cell was started or resumed
     started_at: str = ""

@@ -1,4 +1,4 @@
-"""Datasets: named sources of train / validation / test splits, as uint8 tensors in memory.
+"""Datasets: named sources of train / validation / test splits, as uint8 tensors.
 
 To add one, write a loader that returns its two parts and register it at the end of this file.
 """
@@ -9,25 +9,24 @@ import functools
 import hashlib
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from methods import Task
 from suites.engine.registry import Registry
 from suites.engine.seeds import generator
+from suites.images import folders, packed
+from suites.images.folders import DatasetError
+from suites.images.pictures import Photographs, Pictures
 
-Images = tuple[Tensor, Tensor]  # uint8 (N, C, H, W) and int64 (N,)
-# what is done to a training image: padded by so many pixels and cropped back at random, mirrored
-AUGMENTATIONS = ("none", "crop2", "crop2+flip", "crop4", "crop4+flip")
-
-
-class DatasetError(Exception):
-    """A dataset that is missing or broken: one line that says which, where, and what to do."""
+Images = tuple[Tensor | Pictures, Tensor]  # uint8 (N, C, H, W) and int64 (N,)
+# of ImageNet's training images, in [0, 1], as torchvision's weights have them
+IMAGENET_STATISTICS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,9 @@ class Dataset:
         load: (folder, download) -> (train images, test images); folder is None when embedded.
         folder: what is looked for below the data directory, for messages.
         sha256: of all pixels and labels as loaded; catches damage that file formats do not show.
+        split_as: the name whose validation split this one has, where that is not its own.
+        statistics: mean and standard deviation of each channel, in [0, 1]; None to take them from
+            the training images.
     """
 
     name: str
@@ -48,6 +50,8 @@ class Dataset:
     folder: str = ""
     sha256: str | None = None
     version: int = 1
+    split_as: str = ""
+    statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
 @dataclass(frozen=True)
@@ -80,13 +84,20 @@ def load(name: str, data_dir: Path | None, val_fraction: float, download: bool =
     """
     train, test, digest = _read(name, data_dir, download)
     dataset = DATASETS[name]
-    order = torch.randperm(len(train[1]), generator=generator("cpu", name, "validation split"))
+    rng = generator("cpu", dataset.split_as or name, "validation split")
+    order = torch.randperm(len(train[1]), generator=rng)
     n_val = round(len(order) * val_fraction)
     val_index, train_index = order[:n_val].sort().values, order[n_val:].sort().values
-    kept = (train[0][train_index], train[1][train_index])
-    mean, std = _channel_statistics(kept[0])
+    kept, val = _some(train, train_index), _some(train, val_index)
+    mean, std = dataset.statistics or _channel_statistics(kept[0][:])
     task = Task(name, dataset.shape, dataset.n_classes, mean, std)
-    return Data(task, kept, (train[0][val_index], train[1][val_index]), test, digest)
+    return Data(task, kept, val, test, digest)
+
+
+def _some(part: Images, index: Tensor) -> Images:
+    images, labels = part
+    some = images.at(index) if isinstance(images, Pictures) else images[index]
+    return some, labels[index]
 
 
 def _channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -146,21 +157,25 @@ def _check_folder(dataset: Dataset, data_dir: Path | None, download: bool) -> No
     if data_dir is None:
         raise DatasetError(
             f"dataset {dataset.name!r} is not embedded: say where it is with --data-dir DIR "
-            f"(expected: DIR/{dataset.folder}), or add --download to fetch it there"
+            + (
+                f"(expected: DIR/{dataset.folder}), or add --download to fetch it there"
+                if dataset.folder
+                else "(a folder that holds, or is, its class folder: train/<class>/*.JPEG and val/)"
+            )
         )
     if download:
         data_dir.mkdir(parents=True, exist_ok=True)
     elif not data_dir.is_dir():
         raise DatasetError(f"data directory {data_dir} does not exist (--data-dir)")
-    elif not any(data_dir.glob(dataset.folder)):
+    elif dataset.folder and not any(data_dir.glob(dataset.folder)):
         raise DatasetError(
             f"dataset {dataset.name!r}: {data_dir / dataset.folder} not found; point --data-dir "
             "at the folder that holds it, or add --download to fetch it there"
         )
 
 
-def _check_tensors(dataset: Dataset, images: Tensor, labels: Tensor) -> None:
-    if not isinstance(images, Tensor) or not isinstance(labels, Tensor):
+def _check_tensors(dataset: Dataset, images: Tensor | Pictures, labels: Tensor) -> None:
+    if not isinstance(images, Tensor | Pictures) or not isinstance(labels, Tensor):
         raise DatasetError(f"dataset {dataset.name!r}: its loader must return torch tensors")
     if images.dtype != torch.uint8 or images.shape[1:] != dataset.shape:
         raise DatasetError(
@@ -179,30 +194,27 @@ def _check_tensors(dataset: Dataset, images: Tensor, labels: Tensor) -> None:
 def _digest(*parts: Images) -> str:
     sha = hashlib.sha256()
     for images, labels in parts:
-        sha.update(images.numpy().tobytes())
-        sha.update(labels.to(torch.uint8).numpy().tobytes())
+        if isinstance(images, Pictures):
+            sha.update(images.source.digest.encode())
+        else:
+            sha.update(images.numpy().tobytes())
+        sha.update(labels.to(torch.uint8 if labels.max() < 256 else torch.int16).numpy().tobytes())
     return sha.hexdigest()
 
 
 # ------------------------------------------------------------------------------- batches
 
 
-def prepare(
-    images: Tensor, task: Task, augmentation: str = "none", rng: Generator | None = None
-) -> Tensor:
-    """Standardised float32 images, (B, C, H, W), from uint8 ones, augmented on their device.
-
-    Args:
-        augmentation: "none"; "crop4" pads by 4 pixels of zeros and crops at random; "crop4+flip"
-            also mirrors at random. Each sample draws on its own, from rng.
-    """
-    if augmentation != "none":
-        assert rng is not None
-        images = random_crop(images, int(augmentation[4]), rng)
-        if augmentation.endswith("+flip"):
-            images = random_flip(images, rng)
+def prepare(images: Tensor, task: Task) -> Tensor:
+    """Standardised float32 images, (B, C, H, W), from uint8 ones, on their device."""
     shift, scale = _standardisation(task, images.device)
     return images.to(torch.float32).sub_(shift).mul_(scale)
+
+
+def in_batches(part: Images, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The images of a part in turn, so many at a time."""
+    images, labels = part
+    return zip(images.split(size), labels.split(size), strict=True)
 
 
 @functools.lru_cache(maxsize=8)
@@ -237,26 +249,6 @@ def fitted(images: Tensor, shape: tuple[int, ...]) -> Tensor:
             out, size=shape[1:], mode="bilinear", antialias=True, align_corners=False
         )
     return out.round().clamp(0, 255).to(torch.uint8)
-
-
-def random_crop(images: Tensor, pad: int, rng: Generator) -> Tensor:
-    """A random H x W window of each zero-padded image, (B, C, H, W) to the same shape."""
-    b, c, h, w = images.shape
-    padded = torch.nn.functional.pad(images, (pad, pad, pad, pad))
-    device = images.device
-    top = torch.randint(2 * pad + 1, (b, 1), generator=rng, device=device)
-    left = torch.randint(2 * pad + 1, (b, 1), generator=rng, device=device)
-    rows = (top + torch.arange(h, device=device))[:, None, :, None]
-    columns = (left + torch.arange(w, device=device))[:, None, None, :]
-    sample = torch.arange(b, device=device)[:, None, None, None]
-    channel = torch.arange(c, device=device)[None, :, None, None]
-    return padded[sample, channel, rows, columns]
-
-
-def random_flip(images: Tensor, rng: Generator) -> Tensor:
-    """Each image mirrored left to right with probability one half."""
-    flip = torch.rand(len(images), 1, 1, 1, generator=rng, device=images.device) < 0.5
-    return torch.where(flip, images.flip(3), images)
 
 
 # ------------------------------------------------------------------------------- loaders
@@ -361,6 +353,53 @@ def subset(name: str) -> Dataset | None:
     return replace(whole, name=name, n_classes=last - first + 1, load=load_parts, sha256=None)
 
 
+PHOTOGRAPHS = re.compile(r"(\w[\w.-]*?)-(\d+)px(-jpeg)?(?:-c(\d+))?(?:-n(\d+))?")
+CLASSES = {"imagenet": 1000, "imagenet100": 100, "tiny-imagenet-200": 200, "imagenette2": 10}
+
+
+def whole_folder(name: str) -> str | None:
+    """The class folder that a dataset is all of, as papers name it; None for any other dataset."""
+    match = PHOTOGRAPHS.fullmatch(name)
+    return match[1] if match and match[1] in CLASSES and not (match[4] or match[5]) else None
+
+
+def photographs(name: str) -> Dataset | None:
+    """A class folder: "imagenet-64px" is ImageNet-1k as suites.pack makes it; else None.
+
+    "-jpeg" decodes the files in training instead; "-c10" takes the first ten classes, and has to
+    be there where CLASSES does not know the folder; "-n20" at most twenty images of each.
+    """
+    match = PHOTOGRAPHS.fullmatch(name)
+    if match is None:
+        return None
+    folder, size, n_classes = match[1], int(match[2]), int(match[4] or CLASSES.get(match[1], 0))
+    most = int(match[5]) if match[5] else None
+    if not size or n_classes < 2 or most == 0:
+        return None
+
+    def decoded(data_dir: Path, download: bool) -> tuple[Images, Images]:
+        found = folders.read(folder, data_dir, n_classes, most)
+        train, val = (
+            (Pictures(Photographs(part, size)), torch.tensor(part.labels))
+            for part in (found.train, found.val)
+        )
+        return train, val
+
+    def ready(data_dir: Path, download: bool) -> tuple[Images, Images]:
+        if not (data_dir / name).is_dir():
+            raise DatasetError(
+                f"dataset {name!r}: {data_dir / name} not found; make it once by `python -m "
+                f"suites.pack {name} --data-dir {data_dir}`, or take "
+                f"{name.replace('px', 'px-jpeg')}, which decodes the photographs in training"
+            )
+        return packed.load(data_dir / name)
+
+    return Dataset(
+        name, n_classes, (3, size, size), decoded if match[3] else ready,
+        split_as=name.replace("px-jpeg", "px"), statistics=IMAGENET_STATISTICS,
+    )  # fmt: skip
+
+
 DATASETS = Registry(
     (
         Dataset(
@@ -391,5 +430,5 @@ DATASETS = Registry(
         ),
         Dataset("svhn", 10, (3, 32, 32), _torchvision("SVHN"), folder="*_32x32.mat"),
     ),
-    family=lambda name: noise(name) or subset(name),
+    family=lambda name: noise(name) or subset(name) or photographs(name),
 )  # fmt: skip

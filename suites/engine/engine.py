@@ -175,6 +175,7 @@ def record_of(trial: Trial, status: str, reason: str | None, error: str | None) 
     job, cell, progress = trial.job, trial.cell, trial.progress
     made = progress.step * trial.batch
     rate = made / progress.train_s if made and progress.train_s else None
+    share = progress.data_wait_s / progress.train_s if progress.data_wait_s else None
     return {
         "schema": SCHEMA,
         "key": cell.key,
@@ -192,6 +193,7 @@ def record_of(trial: Trial, status: str, reason: str | None, error: str | None) 
             "eval_s": progress.eval_s,
             "train_images_per_s": rate,
             "eval_images_per_s": trial.test_images_per_s,
+            "data_wait_share": share,
         },
         "memory": progress.memory,
         "cost": trial.cost,

@@ -15,6 +15,7 @@ from suites.engine.datasets import Data, Images
 from suites.engine.seeds import generator
 
 EVAL_BATCH = 256
+TOP5_CLASSES = 10  # from so many classes on, it also counts to be among the best five
 
 
 class Diverged(Exception):
@@ -43,7 +44,8 @@ def read(
     """A readout on a split, "val" or "test", with the last weights.
 
     Returns:
-        accuracy_pct and loss, means over `draws` predictions of each of `n` images.
+        accuracy_pct and loss, and top5_pct where there are TOP5_CLASSES, means over `draws`
+        predictions of each of `n` images.
     """
     part: Images = getattr(data, split)
     draws = cell.protocol.eval_draws if readout in method.traits.sampled else 1
@@ -64,28 +66,30 @@ def evaluate(
     rng: torch.Generator,
     alive: Callable[[], None] = _nothing,
 ) -> dict[str, float]:
-    """Accuracy in percent and mean cross-entropy of a readout over images; one wait at the end.
+    """Accuracies in percent and mean cross-entropy of a readout over images; one wait at the end.
 
     Args:
         alive: called once a batch.
     Raises:
         Diverged: the scores are not finite, and the largest of them says nothing.
     """
-    images, labels = part
+    labels = part[1]
     was_training = method.training
     method.eval()
-    right = torch.zeros((), dtype=torch.int64, device=labels.device)
+    right, among_five = torch.zeros(2, dtype=torch.int64, device=labels.device)
     loss = torch.zeros((), dtype=torch.float64, device=labels.device)
-    for start in range(0, len(labels), EVAL_BATCH):
+    for images, y in datasets.in_batches(part, EVAL_BATCH):
         alive()
-        y = labels[start : start + EVAL_BATCH]
-        scores = method.logits(
-            datasets.prepare(images[start : start + EVAL_BATCH], task), readout, rng
-        )
+        scores = method.logits(datasets.prepare(images, task), readout, rng)
         right += (scores.argmax(dim=1) == y).sum()
+        if task.n_classes >= TOP5_CLASSES:
+            among_five += (scores.topk(5, dim=1).indices == y[:, None]).sum()
         loss += F.cross_entropy(scores, y, reduction="sum")
     method.train(was_training)
     if not math.isfinite(float(loss)):
         raise Diverged(f"the scores of {readout!r} are not finite")
     n = len(labels)
-    return {"accuracy_pct": 100 * int(right) / n, "loss": float(loss) / n}
+    found = {"accuracy_pct": 100 * int(right) / n, "loss": float(loss) / n}
+    if task.n_classes >= TOP5_CLASSES:
+        found["top5_pct"] = 100 * int(among_five) / n
+    return found

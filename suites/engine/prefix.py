@@ -17,8 +17,8 @@ FROZEN_BYTES = 4 * 2**30
 class Prefix:
     """What a phase has frozen, computed once for all training images where that is possible.
 
-    It is where they are not augmented. The first time costs one pass over them, which is part of
-    the training time.
+    It is where they are in memory and not augmented. The first time costs one pass over them, which
+    is part of the training time.
     """
 
     def __init__(self, method: Method, data: Data, batch: int, same_every_epoch: bool) -> None:

@@ -59,6 +59,7 @@ ROOTS = {
 }  # fmt: skip
 FOLLOWED = (
     "methods.", "suites.auditing.", "suites.costs.", "suites.engine.architectures",
+    "suites.engine.augmentation", "suites.images.",
     "suites.engine.clock", "suites.engine.datasets", "suites.engine.evaluation",
     "suites.engine.execution",
     "suites.engine.memory", "suites.engine.passes", "suites.engine.precision",

@@ -5,18 +5,21 @@ All randomness here is a stream derived from (seed, purpose, epoch, step), so it
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from methods import Method, batch
-from suites.engine import datasets
+from suites.engine import augmentation, datasets
+from suites.engine.augmentation import RESIZED
 from suites.engine.cell import Cell
 from suites.engine.datasets import Data
 from suites.engine.evaluation import Diverged
 from suites.engine.prefix import Prefix
 from suites.engine.seeds import generator
+from suites.images.pictures import Wanted
 
 AGREE_STEPS = 10  # how often processes that share mini-batches agree on losses and on stopping
 LOSS_CHECK_STEPS = 50  # how often the device is asked whether the loss is still finite
@@ -41,7 +44,9 @@ class Training:
         self.per_epoch = self._n // self.batch
         self.steps = self.per_epoch * cell.protocol.epochs
         self._phase_of = _phases(method, self.steps)
-        self._prefix = Prefix(method, data, self.batch, cell.protocol.augmentation == "none")
+        in_memory = isinstance(data.train[0], Tensor)
+        fixed = in_memory and cell.protocol.augmentation == "none"
+        self._prefix = Prefix(method, data, self.batch, fixed)
         self.losses = torch.empty(0)
         self.agreed = True
 
@@ -51,7 +56,7 @@ class Training:
             return
         images, labels = self._data.train
         with batch.alone():  # each process has all of them
-            self._method.start(datasets.prepare(images, self._data.task), labels)
+            self._method.start(datasets.prepare(images[:], self._data.task), labels)
 
     def epoch(self, epoch: int, made: Sequence[float] = ()) -> Iterator[int]:
         """Makes the steps of an epoch that are left; after each, yields how many are made in all.
@@ -68,9 +73,8 @@ class Training:
         self.losses = losses[: len(made)]
         self._method.train()
         agreed = len(made)
-        for i in range(len(made), self.per_epoch):
-            index = order[i * self.batch : (i + 1) * self.batch]
-            losses[i] = self._step(epoch, i, index)
+        for i, index, x in self._inputs(epoch, len(made), order):
+            losses[i] = self._step(epoch * self.per_epoch + i, index, x)
             self.losses = losses[: i + 1]
             self.agreed = (i + 1) % AGREE_STEPS == 0 or i + 1 == self.per_epoch
             if self.agreed and batch.ranks() > 1:
@@ -81,25 +85,55 @@ class Training:
             yield epoch * self.per_epoch + i + 1
         _check_finite(losses, epoch * self.per_epoch)
 
-    def _step(self, epoch: int, i: int, index: Tensor) -> Tensor:
-        """Step i of an epoch on the training images at `index`; the loss, a 0-d tensor."""
-        done = epoch * self.per_epoch + i
+    def _inputs(
+        self, epoch: int, first: int, order: Tensor
+    ) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """For each step from the first on: its number, and index and input of this process's rows.
+
+        Images on disk are read ahead of the steps.
+        """
+        images, kind = self._data.train[0], self._cell.protocol.augmentation
+        steps = range(first, self.per_epoch)
+
+        def own(i: int) -> tuple[Tensor, dict[str, Tensor]]:
+            index = order[i * self.batch : (i + 1) * self.batch]
+            stream = (self._cell.seed, self._cell.dataset, "augment", epoch, i)
+            drawn = augmentation.draw(kind, len(index), order.device, *stream)
+            return batch.own(index), {name: batch.own(rows) for name, rows in drawn.items()}
+
+        if isinstance(images, Tensor):
+            for i in steps:
+                phase = self._phase_of(epoch * self.per_epoch + i)
+                index, drawn = own(i)
+                x = self._prefix.rows(phase, index)
+                if x is None:
+                    x = self._input(images[index], drawn, phase)
+                yield i, index, x
+            return
+        asked: deque[tuple[Tensor, dict[str, Tensor]]] = deque()
+
+        def wanted() -> Iterator[Wanted]:
+            for i in steps:
+                index, drawn = own(i)
+                decoder_crops = images.source.crops
+                asked.append((index, drawn))
+                yield index, drawn.pop(RESIZED, None) if decoder_crops else None
+
+        for i, read in zip(steps, images.ahead(wanted()), strict=True):
+            index, drawn = asked.popleft()
+            yield i, index, self._input(read, drawn, self._phase_of(epoch * self.per_epoch + i))
+
+    def _input(self, images: Tensor, drawn: dict[str, Tensor], phase: str) -> Tensor:
+        """What `train_step` gets, from uint8 images."""
+        images = augmentation.apply(images, self._cell.protocol.augmentation, drawn)
+        return self._prefix.output(datasets.prepare(images, self._data.task), phase)
+
+    def _step(self, done: int, index: Tensor, x: Tensor) -> Tensor:
+        """The step after `done` ones, on the training images at `index`; the loss, a 0-d tensor."""
         phase = self._phase_of(done)
-        own = batch.own(index)
-        x = self._prefix.rows(phase, own)
-        if x is None:
-            x = self._prefix.output(self._images(epoch, i, index), phase)
-        out = self._method.train_step(x, self._data.train[1][own], phase, done / self.steps)
+        out = self._method.train_step(x, self._data.train[1][index], phase, done / self.steps)
         # 0 · x is NaN for any x that is not finite: no part of a loss goes unwatched
         return out["loss"] + 0 * sum(v for k, v in out.items() if k != "loss")
-
-    def _images(self, epoch: int, i: int, index: Tensor) -> Tensor:
-        images, task = self._data.train[0], self._data.task
-        kind = self._cell.protocol.augmentation
-        if kind == "none":
-            return datasets.prepare(images[batch.own(index)], task)
-        rng = generator(index.device, self._cell.seed, self._cell.dataset, "augment", epoch, i)
-        return batch.own(datasets.prepare(images[index], task, kind, rng))
 
 
 def _phases(method: Method, steps: int) -> Callable[[int], str]:

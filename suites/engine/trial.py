@@ -35,6 +35,7 @@ from suites.engine.clock import Clock
 from suites.engine.datasets import Data
 from suites.engine.memory import PeakMemory
 from suites.engine.training import Training
+from suites.images.pictures import Pictures, Waited
 
 
 class Stopped(Exception):
@@ -168,6 +169,8 @@ class Trial:
         training = Training(self.cell, method, data)
         self.batch = training.batch
         clock = Clock(self.device, progress.train_s)
+        waited = data.train[0].waited if isinstance(data.train[0], Pictures) else Waited()
+        waited.seconds = progress.data_wait_s
         if not progress.step:
             with clock.running():
                 training.start()
@@ -188,12 +191,14 @@ class Trial:
                         with clock.paused():
                             progress.losses = training.losses.tolist()
                             progress.train_s = clock.seconds
+                            progress.data_wait_s = waited.seconds
                             self.checkpoint.save(method, progress)
                             saved_at = time.monotonic()
                         if asked:
                             raise Stopped
             progress.losses = training.losses.tolist()
             progress.train_s = clock.seconds
+            progress.data_wait_s = waited.seconds
             with self._saving_when_stopped(method), batch.alone():
                 self._end_epoch(method, data, epoch)
             self._tell(epoch, training.steps)

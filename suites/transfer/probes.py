@@ -16,7 +16,7 @@ from torch import Tensor
 # λ, strong to weak; in scikit-learn's terms C = 1 / (n λ) for n training images
 STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 NEIGHBOURS = (1, 5, 20)
-MOST_STEPS = 200  # of L-BFGS, for each λ
+MOST_STEPS = 100  # of L-BFGS, for each λ
 QUERIES = 1024  # images at a time that look for their neighbours
 
 Features = tuple[Tensor, Tensor]  # float32 (N, D) and int64 (N,)

@@ -145,8 +145,17 @@ def test_pool_to_averages_every_pixel_once(side: int, to: int, gives: int) -> No
         assert torch.allclose(out[:, :, u, v], window.mean(dim=(2, 3)), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32)], ids=["grey", "colour"])
+SHAPES = {"grey": (1, 28, 28), "colour": (3, 32, 32), "photograph": (3, 96, 64)}
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        pytest.param(name, shape, id=f"{name}-{kind}")
+        for name, architecture in ARCHITECTURES.items() for kind, shape in SHAPES.items()
+        if architecture.refuse(Task("t", shape, 10)) is None
+    ],
+)  # fmt: skip
 def test_blocks_say_their_shapes(name: str, shape: tuple[int, ...]) -> None:
     blocks = ARCHITECTURES[name].blocks(Task("t", shape, 10), width=1 / 16)
     x = torch.randn(2, *shape)

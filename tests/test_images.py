@@ -1,0 +1,529 @@
+"""Photographs in class folders: decoding, labels, packing, and training from disk."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision.transforms as T
+from PIL import Image
+
+from methods import METHODS, Task, load_builtin
+from results.store import Store
+from suites import options, pack, run
+from suites.engine import augmentation, datasets, engine
+from suites.engine.architectures import ARCHITECTURES
+from suites.engine.augmentation import RESIZED
+from suites.engine.cell import Cell, Protocol
+from suites.engine.checkpoint import Checkpoint
+from suites.engine.evaluation import evaluate
+from suites.engine.training import Training
+from suites.engine.trial import Job, Stopped, Trial
+from suites.images import folders, sample
+from suites.images.decoding import N_DRAWS, crop_boxes, evaluation_crop, random_crop
+from suites.images.folders import DatasetError
+from suites.images.pictures import Photographs, Pictures
+
+load_builtin()
+
+REAL = Path(__file__).parents[2] / "shared" / "data" / "imagenette-sample"
+
+
+def photograph(width: int, height: int, seed: int = 0, mode: str = "RGB") -> Image.Image:
+    """Something smooth with edges in it."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 256, (7, 5, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
+
+
+def save(path: Path, image: Image.Image, kind: str = "JPEG") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, kind, quality=92)
+    return path
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return sample.make(tmp_path_factory.mktemp("data"))
+
+
+# ------------------------------------------------------------------------------ decoding
+
+
+@pytest.mark.parametrize("size", [32, 64, 224])
+@pytest.mark.parametrize(
+    ("width", "height", "mode"),
+    [(500, 375, "RGB"), (333, 500, "RGB"), (68, 121, "L"), (257, 255, "CMYK"), (900, 100, "RGB")],
+)
+def test_the_evaluation_crop_is_that_of_torchvision(
+    tmp_path: Path, size: int, width: int, height: int, mode: str
+) -> None:
+    path = save(tmp_path / "a.JPEG", photograph(width, height, mode=mode))
+    usual = T.Compose([T.Resize(round(size * 256 / 224)), T.CenterCrop(size)])
+    with Image.open(path) as image:
+        expected = np.asarray(usual(image.convert("RGB")))
+    assert np.array_equal(evaluation_crop(path, size), expected)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"no {REAL}")
+def test_real_photographs_and_labels_are_those_of_torchvision() -> None:
+    from torchvision.datasets import ImageFolder
+
+    usual = T.Compose([T.Resize(256), T.CenterCrop(224)])
+    found = folders.read("imagenette-sample", REAL.parent, 10)
+    for part, mine in (("train", found.train), ("val", found.val)):
+        theirs = ImageFolder(str(REAL / part), usual)
+        assert list(found.classes) == theirs.classes
+        assert [str(mine.root / p) for p in mine.paths] == [p for p, _ in theirs.samples]
+        assert list(mine.labels) == theirs.targets
+        for i in range(0, len(theirs), 7):
+            pixels = evaluation_crop(mine.root / mine.paths[i], 224)
+            assert np.array_equal(pixels, np.asarray(theirs[i][0]))
+
+
+def test_other_formats_under_the_name_of_jpeg(tmp_path: Path) -> None:
+    """ImageNet has a PNG file among its JPEG files; palettes and alpha come with such."""
+    for mode in ("P", "RGBA", "L", "1"):
+        path = save(tmp_path / f"{mode}.JPEG", photograph(80, 60, mode=mode), "PNG")
+        assert evaluation_crop(path, 32).shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("damage", ["empty", "text", "truncated"])
+def test_a_broken_file_is_named(tmp_path: Path, damage: str) -> None:
+    path = save(tmp_path / "broken.JPEG", photograph(300, 200))
+    whole = path.read_bytes()
+    path.write_bytes({"empty": b"", "text": b"not found", "truncated": whole[:-900]}[damage])
+    for read in (lambda: evaluation_crop(path, 32), lambda: random_crop(path, 32, np.zeros(22))):
+        with pytest.raises(DatasetError, match=r"broken\.JPEG cannot be decoded"):
+            read()
+
+
+def test_random_crops_have_the_areas_and_shapes_of_torchvision() -> None:
+    """Two samples from one distribution: Kolmogorov-Smirnov, for each of four numbers of a box."""
+    from scipy.stats import ks_2samp
+
+    torch.manual_seed(0)
+    image = torch.empty(3, 375, 500)
+    theirs = np.array(
+        [T.RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(4000)]
+    )
+    boxes = crop_boxes(np.random.default_rng(0).random((4000, N_DRAWS)), 500, 375)
+    for mine, column in ((boxes[:, 1], 0), (boxes[:, 0], 1), (boxes[:, 3], 2), (boxes[:, 2], 3)):
+        assert ks_2samp(mine, theirs[:, column]).pvalue > 0.001
+    left, top, width, height = boxes.T
+    assert (left >= 0).all() and (left + width <= 500).all()
+    assert (top >= 0).all() and (top + height <= 375).all()
+
+
+def test_where_no_crop_fits_it_is_the_middle() -> None:
+    boxes = crop_boxes(np.full((1, N_DRAWS), 0.999), 1000, 30)
+    assert boxes.tolist() == [[480, 0, 40, 30]]
+    assert crop_boxes(np.full((1, N_DRAWS), 0.999), 30, 1000).tolist() == [[0, 480, 30, 40]]
+
+
+@pytest.mark.parametrize("size", [32, 64, 200])
+def test_a_scaled_decoding_shows_the_same_part(tmp_path: Path, size: int) -> None:
+    """Against the crop of the whole photograph: within a few grey levels."""
+    path = save(tmp_path / "a.JPEG", photograph(640, 480))
+    draws = np.random.default_rng(1).random((8, N_DRAWS))
+    with Image.open(path) as image:
+        whole = image.convert("RGB")
+    for row in draws:
+        left, top, width, height = crop_boxes(row[None], 640, 480)[0]
+        expected = whole.resize(
+            (size, size), Image.Resampling.BILINEAR,
+            box=(left, top, left + width, top + height),
+        )  # fmt: skip
+        difference = random_crop(path, size, row).astype(int) - np.asarray(expected).astype(int)
+        assert np.abs(difference).mean() < 2
+
+
+def test_random_crops_of_tensors_against_the_crop_of_an_image() -> None:
+    """Upscaled by Pillow: equal up to rounding, but for the edges."""
+    image = photograph(64, 64)
+    draws = torch.rand(16, N_DRAWS, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    tensor = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).expand(16, 3, 64, 64)
+    found = augmentation.apply(tensor, "resized-crop", {RESIZED: draws})
+    for row, mine in zip(crop_boxes(draws.numpy(), 64, 64), found, strict=True):
+        left, top, width, height = row
+        box = (left, top, left + width, top + height)
+        expected = np.asarray(image.resize((64, 64), Image.Resampling.BILINEAR, box=box))
+        difference = mine.permute(1, 2, 0).numpy().astype(int) - expected
+        assert np.abs(difference[4:-4, 4:-4]).max() <= 1
+
+
+# ------------------------------------------------------------------------------ folders
+
+
+def test_labels_by_folder_and_the_first_classes(photos: Path) -> None:
+    found = folders.read("digit-photos", photos, 3, 5)
+    assert found.classes == ("digit-0", "digit-1", "digit-2")
+    assert found.train.labels == (0,) * 5 + (1,) * 5 + (2,) * 5
+    assert found.val.paths[5] == "digit-1/val_000.JPEG"
+    direct = folders.read("digit-photos", photos / "digit-photos", 3, 5)
+    assert direct.train == found.train  # DIR may be the folder itself
+
+
+TRUTH = {
+    "LOC_val_solution.csv": "ImageId,PredictionString\nv_1,n02 3 4 5 6 n02 1 1 1 1\n"
+    "v_0,n03 1 2 3 4\nv_2,n01 1 1 1 1\n",
+    "val_annotations.txt": "v_0.JPEG\tn03\t0\t0\t9\t9\nv_1.JPEG\tn02\t0\t0\t9\t9\n"
+    "v_2.JPEG\tn01\t0\t0\t9\t9\n",
+    "val.txt": "v_0.JPEG 2\nv_1.JPEG 1\nv_2.JPEG 0\n",
+    "ILSVRC2012_validation_ground_truth.txt": "30\n7\n1\n",
+}
+
+
+@pytest.mark.parametrize("truth", TRUTH)
+def test_validation_images_in_one_folder(tmp_path: Path, truth: str) -> None:
+    from scipy.io import savemat
+
+    root = tmp_path / "set"
+    for wnid in ("n01", "n02", "n03"):
+        save(root / "train" / wnid / "images" / f"{wnid}_0.JPEG", photograph(40, 40))
+    for i in range(3):
+        save(root / "val" / "images" / f"v_{i}.JPEG", photograph(40, 40))
+    with pytest.raises(DatasetError, match="the file that tells the class"):
+        folders.read("set", tmp_path, 3)
+    (root / truth).write_text(TRUTH[truth])
+    kind = np.dtype([("ILSVRC2012_ID", int), ("WNID", "O")])
+    numbers = np.array([(1, "n01"), (7, "n02"), (30, "n03")], dtype=kind)
+    savemat(root / "meta.mat", {"synsets": numbers})
+    found = folders.read("set", tmp_path, 3)
+    assert [Path(p).stem for p in found.val.paths] == ["v_2", "v_1", "v_0"]
+    assert found.val.labels == (0, 1, 2) and found.train.paths[0] == "n01/images/n01_0.JPEG"
+    folders.read.cache_clear()
+
+
+def test_a_part_of_imagenet_by_a_list_of_wnids(tmp_path: Path) -> None:
+    for wnid in ("n01", "n02", "n03"):
+        for part in ("train", "val"):
+            save(tmp_path / "imagenet" / part / wnid / "a.JPEG", photograph(40, 40))
+    (tmp_path / "imagenet100.txt").write_text("n03\nn01 a fish\n")
+    (tmp_path / "imagenet" / "LOC_synset_mapping.txt").write_text("n03 shark, fish\nn01 tench\n")
+    found = folders.read("imagenet100", tmp_path, 2)
+    assert found.classes == ("n01", "n03") and found.words == ("tench", "shark")
+    (tmp_path / "other.txt").write_text("n09\n")
+    with pytest.raises(DatasetError, match="no n09"):
+        folders.read("other", tmp_path, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("digit-photos-32px-jpeg-c11", "has 10 classes, not 11"),
+        ("nothing-32px-jpeg-c10", "no .*nothing/train"),
+        ("digit-photos-32px-c10", "python -m suites.pack digit-photos-32px-c10"),
+    ],
+)
+def test_what_is_missing_is_one_line(photos: Path, name: str, words: str) -> None:
+    with pytest.raises(DatasetError, match=words) as caught:
+        datasets.load(name, photos, 0.1)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(DatasetError, match="--data-dir"):
+        datasets.load(name, None, 0.1)
+
+
+# ------------------------------------------------------------------------------ packing
+
+
+def test_packed_and_decoded_are_the_same_dataset(photos: Path, tmp_path: Path) -> None:
+    name = "digit-photos-32px-c4-n9"
+    arguments = [name, "--data-dir", str(photos), "--out", str(tmp_path)]
+    assert pack.main(arguments) == 0
+    (tmp_path / "digit-photos").symlink_to(photos / "digit-photos")
+    one = datasets.load(name, tmp_path, 0.1)
+    two = datasets.load(name.replace("px", "px-jpeg"), tmp_path, 0.1)
+    assert isinstance(one.train[0], torch.Tensor) and isinstance(two.train[0], Pictures)
+    for a, b in ((one.train, two.train), (one.val, two.val), (one.test, two.test)):
+        assert torch.equal(a[0][:], b[0][:]) and torch.equal(a[1], b[1])
+    assert one.task.mean == two.task.mean and one.task.std == two.task.std
+    assert pack.main([*arguments, "--verify"]) == 0
+    assert pack.main(arguments) == 0  # there already
+    with open(tmp_path / name / "train.u8", "r+b") as file:
+        file.seek(1000)
+        byte = file.read(1)
+        file.seek(1000)
+        file.write(bytes([byte[0] ^ 1]))
+    assert pack.main([*arguments, "--verify"]) == 1
+
+
+@pytest.mark.slow
+def test_packing_goes_on_after_sigkill_and_gives_the_same_bytes(tmp_path: Path) -> None:
+    """5,000 files; killed in the middle, twice."""
+    root = tmp_path / "many"
+    contents = []
+    for seed in range(50):
+        buffer = io.BytesIO()
+        photograph(160, 120, seed).save(buffer, "JPEG")
+        contents.append(buffer.getvalue())
+    for part, n in (("train", 450), ("val", 50)):
+        for wnid in range(10):
+            folder = root / part / f"n{wnid}"
+            folder.mkdir(parents=True)
+            for i in range(n):
+                (folder / f"{i:04d}.JPEG").write_bytes(contents[(i * 7 + wnid) % 50])
+    command = [
+        sys.executable, "-m", "suites.pack", "many-64px-c10", "--data-dir", str(tmp_path),
+        "--threads", "1",
+    ]  # fmt: skip
+    journal = tmp_path / "cut" / "many-64px-c10" / "train.u8.journal"
+    for chunks in (2, 5):
+        process = subprocess.Popen([*command, "--out", str(tmp_path / "cut")])
+        deadline = time.monotonic() + 120
+        while not (journal.exists() and len(journal.read_text().splitlines()) >= chunks):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (journal.parent / "about.json").exists()
+    with open(journal, "a") as file:
+        file.write("8 0123")  # a line that was cut short
+    before = os.stat(journal.parent / "train.u8.part").st_ino
+    subprocess.run([*command, "--out", str(tmp_path / "cut")], check=True)
+    subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True)
+    for file in ("train.u8", "val.u8", "about.json"):
+        one, two = (tmp_path / where / "many-64px-c10" / file for where in ("cut", "whole"))
+        assert one.read_bytes() == two.read_bytes(), file
+    assert os.stat(journal.parent / "train.u8").st_ino == before  # the same file, gone on with
+    assert sorted(p.name for p in journal.parent.iterdir()) == ["about.json", "train.u8", "val.u8"]
+
+
+def test_broken_files_are_all_named_and_nothing_is_lost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample.make(tmp_path)
+    broken = tmp_path / "digit-photos" / "train" / "digit-1" / "train_003.JPEG"
+    good = broken.read_bytes()
+    broken.write_bytes(good[: len(good) // 2])
+    arguments = ["digit-photos-32px-c2", "--data-dir", str(tmp_path)]
+    assert pack.main(arguments) == 1
+    assert "1 photographs cannot be decoded" in (told := capsys.readouterr().err)
+    assert str(broken) in told
+    broken.write_bytes(good)
+    folders.read.cache_clear()
+    assert pack.main(arguments) == 0
+
+
+def test_a_wrong_request_to_pack(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, words in (
+        (["imagenet"], "is not a name like"),
+        (["imagenet-64px-jpeg"], "is not a name like"),
+        (["flowers-64px"], "say how many classes"),
+        (["imagenet-64px"], "no "),
+        (["imagenet-64px", "--threads", "0"], "--threads"),
+        (["imagenet-64px", "--verify"], "cannot be read"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            pack.main([*arguments, "--data-dir", str(tmp_path)])
+        told = capsys.readouterr().err
+        assert ended.value.code == 2 and words in told and told.count("\n") == 1
+
+
+# ------------------------------------------------------------------------------ reading ahead
+
+
+def test_reading_ahead_gives_what_was_asked_for(photos: Path) -> None:
+    listing = folders.read("digit-photos", photos, 10).train
+    pictures = Pictures(Photographs(listing, 32)).at(torch.arange(0, 400, 2))
+    order = torch.randperm(200, generator=torch.Generator().manual_seed(0))
+    parts = list(order.split(37))
+    for index, images in zip(parts, pictures.ahead((i, None) for i in parts), strict=True):
+        for row, i in enumerate(index.tolist()):
+            path = listing.root / listing.paths[2 * i]
+            assert np.array_equal(images[row].permute(1, 2, 0).numpy(), evaluation_crop(path, 32))
+
+
+def test_a_broken_file_ends_the_reading(tmp_path: Path) -> None:
+    for i in range(40):
+        save(tmp_path / "x" / "train" / "a" / f"{i:02d}.JPEG", photograph(40, 40, i))
+    listing = folders._by_folder(tmp_path / "x" / "train", ["a"], None)
+    (tmp_path / "x" / "train" / "a" / "33.JPEG").write_bytes(b"")
+    batches = Pictures(Photographs(listing, 32)).split(16)
+    assert len(next(batches)) == len(next(batches)) == 16
+    with pytest.raises(DatasetError, match=r"33\.JPEG"):
+        next(batches)
+
+
+# ------------------------------------------------------------------------------ training from disk
+
+METHOD = "backprop"
+
+
+def cell(dataset: str, augmentation: str = "none", epochs: int = 2) -> Cell:
+    protocol = Protocol(epochs=epochs, batch_size=16, augmentation=augmentation)
+    return Cell.of(METHOD, {}, "cnn-small", dataset, protocol, 0)
+
+
+def trial(tmp_path: Path, wanted: Cell, data_dir: Path, **more: Any) -> Trial:
+    job = Job(wanted, "", "table4", "quick", "", tmp_path, data_dir, checkpoint_s=1e9)
+    return Trial(job, torch.device("cpu"), Checkpoint(Store(tmp_path), wanted), **more)
+
+
+def test_a_network_trained_from_files_is_that_trained_from_memory(
+    photos: Path, tmp_path: Path
+) -> None:
+    """Bit for bit: the same images in the same order, whoever holds them."""
+    name = "digit-photos-32px-jpeg-c4-n20"
+    data = datasets.load(name, photos, 0.1)
+    assert isinstance(data.train[0], Pictures)
+    held = replace(
+        data, train=(data.train[0][:], data.train[1]), val=(data.val[0][:], data.val[1]),
+        test=(data.test[0][:], data.test[1]),
+    )  # fmt: skip
+    found = []
+    for kind, source in enumerate((data, held)):
+        one = trial(tmp_path / str(kind), cell(name, "crop4+flip"), photos)
+        one.run(source)
+        found.append((one.metrics, one.progress.curves["train_loss"]))
+        assert (one.progress.data_wait_s > 0) == (source is data)
+    assert found[0] == found[1]
+    assert found[0][0]["test"]["last"]["accuracy_pct"] > 25
+
+
+@pytest.mark.parametrize("augmentation", ["none", "resized-crop+flip"])
+def test_stopped_in_an_epoch_and_gone_on_with_the_images_that_are_left(
+    photos: Path, tmp_path: Path, augmentation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "digit-photos-32px-jpeg-c4-n20"
+    wanted, data = cell(name, augmentation), datasets.load(name, photos, 0.1)
+    whole = trial(tmp_path / "whole", wanted, photos)
+    whole.run(data)
+    asked: list[list[int]] = []  # of the second part: which images each step was given
+    step = Training._step
+
+    def noted(self: Training, done: int, index: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        asked.append([done, *index.tolist()])
+        return step(self, done, index, x)
+
+    monkeypatch.setattr(Training, "_step", noted)
+    countdown = iter([False] * 2 + [True])
+    with pytest.raises(Stopped):
+        trial(tmp_path / "cut", wanted, photos, stop=lambda: next(countdown)).run(data)
+    assert [done for done, *_ in asked] == [0, 1, 2]  # of four in an epoch
+    again = trial(tmp_path / "cut", wanted, photos)
+    again.run(data)
+    assert [done for done, *_ in asked] == [0, 1, 2, 3, 4, 5, 6, 7]
+    first_epoch = [i for done, *index in asked[:4] for i in index]
+    assert len(set(first_epoch)) == len(first_epoch) == 64  # each image once, none again
+    assert (
+        again.metrics == whole.metrics
+        and again.progress.curves["train_loss"] == (whole.progress.curves["train_loss"])
+    )
+
+
+def test_a_broken_photograph_is_the_reason_on_record(tmp_path: Path) -> None:
+    sample.make(tmp_path / "data")
+    broken = next((tmp_path / "data").rglob("train/digit-1/*.JPEG"))
+    broken.write_bytes(broken.read_bytes()[:200])
+    folders.read.cache_clear()
+    wanted = cell("digit-photos-32px-jpeg-c2", epochs=1)
+    job = Job(wanted, "x", "table4", "quick", "", tmp_path / "runs", tmp_path / "data")
+    outcome = engine.run(job)
+    assert outcome.status == "failed" and broken.name in str(outcome.reason)
+
+
+# ------------------------------------------------------------------------------ the suite
+
+
+def test_table4_on_the_class_folder_at_hand(tmp_path: Path, photos: Path) -> None:
+    """The folder itself, or the one that holds it; the name says what was taken of it."""
+    arguments = ["table4", "--methods", "backprop", "--epochs", "1", "--dry-run"]
+    for folder in (photos, photos / "digit-photos"):
+        args = run.parser().parse_args([*arguments, "--data-dir", str(folder)])
+        request = options.resolve(args, "", [], "cpu")
+        names = {wanted.cell.dataset for wanted in request.wanted}
+        assert names == {"digit-photos-64px-jpeg-c10-n20"}
+    (tmp_path / "empty").mkdir()
+    args = run.parser().parse_args([*arguments, "--data-dir", str(tmp_path / "empty")])
+    with pytest.raises(DatasetError, match="no class folder"):
+        options.resolve(args, "", [], "cpu")
+
+
+def test_table4_without_a_folder_makes_one_and_shows_top_5(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--results-dir", str(tmp_path / "runs"), "--report-dir", str(tmp_path / "out")]
+    what = ["--methods", "backprop", "--architectures", "mlp-3x1000", "--epochs", "1"]
+    assert run.main(["table4", *what, "--workers", "1", *where]) == 0
+    assert "stand in for photographs" in capsys.readouterr().out
+    (record,) = [json.loads(p.read_text()) for p in (tmp_path / "runs/records").glob("*.json")]
+    metric = record["metrics"]["test"]["last"]
+    assert metric["accuracy_pct"] <= metric["top5_pct"] <= 100 and metric["n"] == 200
+    assert 0 < record["timings"]["data_wait_share"] < 1
+    assert "last, top 5" in (tmp_path / "out/table4/index.html").read_text()
+
+
+def test_among_the_best_five_by_hand() -> None:
+    """Scores that are all alike count for the classes that topk names, not for all."""
+
+    class Fixed:
+        training = False
+        scores = torch.zeros(4, 12)
+
+        def eval(self) -> None: ...
+
+        def train(self, mode: bool) -> None: ...
+
+        def logits(self, x: torch.Tensor, readout: str, rng: object) -> torch.Tensor:
+            return self.scores
+
+    method = Fixed()
+    images, labels = torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 3, 7, 11])
+    task = Task("t", (1, 2, 2), 12, (0.0,), (1.0,))
+    found = evaluate(method, (images, labels), task, "last", torch.Generator())  # type: ignore[arg-type]
+    assert found["top5_pct"] < 100
+    method.scores = torch.arange(12.0).repeat(4, 1)  # the best five: 7 to 11
+    found = evaluate(method, (images, labels), task, "last", torch.Generator())  # type: ignore[arg-type]
+    assert found["top5_pct"] == 50 and found["accuracy_pct"] == 25
+
+
+# ------------------------------------------------------------------------------ networks
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("resnet18-imagenet", "resnet18"), ("resnet50-imagenet", "resnet50"),
+        ("mobilenet-v3-small", "mobilenet_v3_small"),
+    ],
+)  # fmt: skip
+def test_networks_of_torchvision_compute_what_they_do_there(name: str, model: str) -> None:
+    """The same weights, from the same draws; features are what its classifier gets."""
+    import torchvision.models
+
+    torch.manual_seed(0)
+    blocks = ARCHITECTURES[name].blocks(Task("t", (3, 64, 64), 10)).eval()
+    torch.manual_seed(0)
+    whole = getattr(torchvision.models, model)(weights=None).eval()
+    last = "fc" if hasattr(whole, "fc") else "classifier"
+    setattr(whole, last, torch.nn.Identity())
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(blocks(x).flatten(1), whole(x))
+
+
+@pytest.mark.parametrize("name", ["alexnet", "vgg11-bn", "layercnn-8x128", "mobilenet-v3-small"])
+@pytest.mark.parametrize("row", ["backprop", "hff", "decoupled", "layerwise"])
+def test_large_networks_can_be_trained_in_blocks(name: str, row: str) -> None:
+    """One step on a thousand classes, on narrow blocks where they can be: shapes and finiteness."""
+    task = Task("t", (3, 32, 32), 1000, (0.5,) * 3, (0.5,) * 3)
+    cls = METHODS[row]
+    config = cls.Config()
+    blocks = ARCHITECTURES[name].blocks(task, cls.style(config), 1 / 8)
+    method = cls(blocks, task, config, torch.Generator()).train()
+    x, y = torch.randn(4, 3, 32, 32), torch.randint(1000, (4,))
+    out = method.train_step(x, y, method.phases(10)[0][0], 0.0)
+    assert bool(torch.isfinite(out["loss"]))
+    assert method.eval().logits(x).shape == (4, 1000)
