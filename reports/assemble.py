@@ -171,7 +171,10 @@ def _headline(record: Record, headline: Mapping[str, Any], readout: str) -> floa
     if split in ("timings", "memory", "cost", "audit"):  # a suite may be about these
         value = (record.get(split) or {}).get(metric)
     else:
-        value = record["metrics"].get(split, {}).get(readout, {}).get(metric)
+        found = record["metrics"].get(split, {})
+        if len(found) == 1:  # fine-tuned networks predict in one way, where others are probed
+            readout = next(iter(found))
+        value = found.get(readout, {}).get(metric)
     return None if value is None else float(value)
 
 

@@ -19,16 +19,19 @@ from slurm.site import SiteError
 from suites.catalogue import SUITES
 from suites.command import add_results_dir
 from suites.engine import datasets
+from suites.engine.architectures import ARCHITECTURES
 from suites.engine.datasets import DatasetError
 from suites.engine.execution import CHOICES
 from suites.engine.trial import Job
 from suites.images import folders, sample
 from suites.request import Request, Wanted, expand
 from suites.suite import RequestError, Suite, choose, rows_of
+from suites.transfer import weights
+from suites.transfer.weights import WeightsError
 
 MOST_CLASSES, MOST_IMAGES = 10, 20  # of an open class folder, and of each class
 # what a request may be refused by, in one line and before any work
-REFUSALS = (RequestError, PluginError, DatasetError, SiteError, SlurmError)
+REFUSALS = (RequestError, PluginError, DatasetError, WeightsError, SiteError, SlurmError)
 STALE = (
     "{} of those on record were made by older sources: they are shown as stale; --fresh trains "
     "them again"
@@ -62,6 +65,16 @@ def add_what(p: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--sources", nargs="+", metavar="NAME",
         help="of transfer: the datasets that are learned on, instead of the profile's",
+    )  # fmt: skip
+    what.add_argument(
+        "--tuning", nargs="+", choices=("none", "itself", "backprop"), metavar="HOW",
+        help="of transfer: none (the network stands still and is read by probes), or fine-tuned on "
+        "the target, by its own method (itself) or by backprop; instead of the profile's",
+    )  # fmt: skip
+    what.add_argument(
+        "--weights", metavar="FILE",
+        help="of transfer: a state dict of torchvision for the architecture, in place of training "
+        "on the source; `torchvision` for the one in torch's cache",
     )  # fmt: skip
     what.add_argument("--seeds", type=int, metavar="N", help="how many, from 0 (default: profile)")
     what.add_argument("--epochs", type=int, metavar="N", help="instead of the profile's")
@@ -153,6 +166,14 @@ def resolve(
     if args.datasets is None:
         suite = of_class_folder(suite, args)
     check_rows(args.methods or (), suite)
+    if args.weights is not None:
+        if suite.kind != "transfer" or len(args.architectures or ()) != 1:
+            raise RequestError(
+                "--weights is for transfer, and for one network: table3 --architectures NAME"
+            )
+        choose("architecture", args.architectures, list(ARCHITECTURES))
+        args.weights = weights.find(args.weights, args.architectures[0])
+        weights.read(args.weights, args.architectures[0])
     return expand(
         suite,
         args.profile,
@@ -160,6 +181,8 @@ def resolve(
         methods=args.methods,
         datasets=args.datasets,
         sources=args.sources,
+        tunings=args.tuning,
+        weights="" if args.weights is None else weights.digest(args.weights),
         architectures=args.architectures,
         seeds=args.seeds,
         epochs=args.epochs,
@@ -285,7 +308,8 @@ def check_data(request: Request, data_dir: Path | None, download: bool) -> dict[
     """
     cells = [w.cell for w in request.wanted]
     names = dict.fromkeys(
-        [*(c.dataset for c in cells), *(c.protocol.source for c in cells if c.protocol.source)]
+        [c.dataset for c in cells]
+        + [c.protocol.source for c in cells if c.protocol.source and not c.protocol.weights]
     )
     return {name: len(datasets.load(name, data_dir, 0.1, download).train[1]) for name in names}
 
@@ -333,6 +357,7 @@ def jobs_of(
             command=request.plan["command"],
             results_dir=args.results_dir,
             data_dir=args.data_dir,
+            weights=args.weights,
             device=device,
             checkpoint_s=args.checkpoint_every,
             ranks=args.ranks if w.cell.kind == "train" else 1,

@@ -26,6 +26,8 @@ from suites.engine.precision import PRECISIONS
 from suites.suite import Profile, RequestError, Row, Suite, choose, everywhere, rows_of
 from suites.transfer import measure as transfer
 
+WEIGHTS_OF = "imagenet-224px"  # what torchvision's weights were trained on
+TUNED = {"": "", "itself": ", fine-tuned", "backprop": ", fine-tuned by backprop"}
 AUDITED = "synthetic"  # the data set that an audit is made on
 MOST_CELLS = 100_000  # more is a slip of the finger, and would fill the memory before any work
 
@@ -59,6 +61,8 @@ def expand(
     methods: Sequence[str] | None = None,
     datasets: Sequence[str] | None = None,
     sources: Sequence[str] | None = None,
+    tunings: Sequence[str] | None = None,
+    weights: str = "",
     architectures: Sequence[str] | None = None,
     seeds: int | None = None,
     epochs: int | None = None,
@@ -72,7 +76,8 @@ def expand(
 
     Args:
         methods: row ids or names of methods; datasets, sources, architectures: names; None for
-            the profile's own. Sources are for transfer.
+            the profile's own. Sources are for transfer, and so are:
+        tunings: "none", "itself", "backprop": a column for each; weights: hash of their file.
         seeds: number of seeds, 0 to seeds − 1.
         epochs, precision, execution: replace every protocol's own.
         extra_methods: methods that the user brought, shown below the suite's own.
@@ -89,6 +94,7 @@ def expand(
     for name, given, kinds in (
         ("--epochs", epochs is not None, ("train", "transfer")),
         ("--sources", sources is not None, ("transfer",)),
+        ("--tuning", tunings is not None, ("transfer",)),
         ("--audit", audit, ("train",)),
     ):
         if given and suite.kind not in kinds:
@@ -96,7 +102,9 @@ def expand(
             raise RequestError(f"{name} is {what}, which {suite.name!r} is not about")
     rows = _chosen_rows(suite, profile, methods, extra_methods)
     data_names = _named("dataset", datasets, DATASETS) or profile.datasets
-    from_names = _named("dataset", sources, DATASETS)
+    of_transfer = _OfTransfer(
+        _named("dataset", sources, DATASETS), tuple(dict.fromkeys(tunings or ())), weights
+    )
     arch_names = _named("architecture", architectures, ARCHITECTURES) or profile.architectures
     for name, choices, known in (
         ("precision", None if precision is None else [precision], list(PRECISIONS)),
@@ -122,7 +130,7 @@ def expand(
         "execution": None if execution is None else tuple(sorted(set(execution))),
     }  # fmt: skip
     changed = {name: value for name, value in changed.items() if value is not None}
-    places = list(_places(suite, profile, rows, data_names, arch_names, from_names, changed))
+    places = list(_places(suite, profile, rows, data_names, arch_names, of_transfer, changed))
     wanted: list[Wanted] = []
     unsupported, budgets, audits = [], [], []
     audit_cells: dict[str, Wanted] = {}
@@ -139,6 +147,8 @@ def expand(
             own = dict(profile.budget(*where))
             if own.get("epochs") and epochs is not None:
                 own = {}
+            if own.get("epochs") == 0 and place.protocol.weights:
+                own["weights"] = ""  # the control that starts from nothing
             if own:
                 budgets.append({"row": row.id, "column": column, "protocol": own})
             if why_not(METHODS[row.method], settings, architecture, AUDITED) is None:
@@ -153,6 +163,8 @@ def expand(
                     audited.key, Wanted(row.id, f"audit/{architecture}", audited)
                 )
             protocol = dataclasses.replace(place.protocol, **own)
+            if protocol.tuning == "itself" and row.method == "backprop":
+                protocol = dataclasses.replace(protocol, tuning="backprop")  # the same, once
             first = Cell.of(
                 row.method, settings, architecture, dataset, protocol, 0, suite.kind, device
             )
@@ -175,7 +187,7 @@ def expand(
         "title": suite.title,
         "profile": profile_name,
         "profile_note": profile.note
-        + _changes(profile, datasets, sources, architectures, seeds, changed),
+        + _changes(profile, datasets, of_transfer, architectures, seeds, changed),
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
         "headline": dict(suite.headline),
@@ -206,6 +218,30 @@ def expand(
 
 
 @dataclass(frozen=True)
+class _OfTransfer:
+    """Wishes about transfer; empty ones leave the protocols of a profile as they are."""
+
+    sources: tuple[str, ...]
+    tunings: tuple[str, ...]
+    weights: str
+
+    def changed(self, protocols: Sequence[Protocol]) -> list[Protocol]:
+        """The protocols of one place, one for each source and way of tuning."""
+        found = list(protocols)
+        if self.weights:
+            found = [dataclasses.replace(found[0], source=WEIGHTS_OF, weights=self.weights)]
+        if self.sources:
+            found = [dataclasses.replace(found[0], source=name) for name in self.sources]
+        if self.tunings:
+            plain = dict.fromkeys(dataclasses.replace(p, tuning="", tuning_epochs=0) for p in found)
+            found = [
+                p if how == "none" else dataclasses.replace(p, tuning=how, tuning_epochs=p.epochs)
+                for p in plain for how in self.tunings
+            ]  # fmt: skip
+        return found
+
+
+@dataclass(frozen=True)
 class _Place:
     """A column of the table, with the rows that stand in it."""
 
@@ -222,13 +258,13 @@ def _places(
     rows: Sequence[Row],
     data_names: Sequence[str],
     arch_names: Sequence[str],
-    from_names: Sequence[str],
+    of_transfer: _OfTransfer,
     changed: Mapping[str, Any],
 ) -> Iterator[_Place]:
     """The columns that a profile has for these rows; `changed` are fields of all protocols.
 
     Args:
-        from_names: sources of transfer, in place of the profile's own.
+        of_transfer: what the user asks for in place of the profile's own.
     """
     for dataset, architecture in itertools.product(data_names, arch_names):
         present = tuple(row for row in rows if profile.wanted(row.id, dataset, architecture))
@@ -236,10 +272,12 @@ def _places(
             continue
         given = profile.protocol(dataset, architecture)
         protocols = [given] if isinstance(given, Protocol) else list(given)
-        if from_names:
-            protocols = [dataclasses.replace(protocols[0], source=name) for name in from_names]
+        protocols = of_transfer.changed(protocols)
         for protocol in protocols:
-            protocol = dataclasses.replace(protocol, **changed)
+            tuned = {"tuning_epochs": changed["epochs"]} if "epochs" in changed else {}
+            protocol = dataclasses.replace(
+                protocol, **changed, **(tuned if protocol.tuning else {})
+            )
             column: dict[str, Any] = {
                 "id": f"{dataset}/{architecture}", "dataset": dataset,
                 "architecture": architecture, "protocol": {},
@@ -247,7 +285,8 @@ def _places(
             if (folder := whole_folder(dataset)) is not None:
                 column["published_as"] = folder
             if protocol.source:
-                column["id"] += f", from {protocol.source}"
+                column["id"] += f", from {protocol.source}{' weights' * bool(protocol.weights)}"
+                column["id"] += TUNED[protocol.tuning]
             elif len(protocols) > 1:
                 column["id"] += f", batch {protocol.batch_size}"
             if suite.kind in ("train", "transfer"):
@@ -285,7 +324,7 @@ def _named(kind: str, wanted: Sequence[str] | None, known: Mapping[str, Any]) ->
 def _changes(
     profile: Profile,
     datasets: Sequence[str] | None,
-    sources: Sequence[str] | None,
+    of_transfer: _OfTransfer,
     architectures: Sequence[str] | None,
     seeds: int | None,
     changed: Mapping[str, Any],
@@ -298,7 +337,9 @@ def _changes(
             (str(changed.get("precision")), "precision" in changed),
             (", ".join(changed.get("execution", ())), "execution" in changed),
             (f"{seeds} seeds", seeds not in (None, profile.seeds)),
-            (f"from {', '.join(sources or ())}", bool(sources)),
+            (f"from {', '.join(of_transfer.sources)}", of_transfer.sources),
+            (f"tuning {', '.join(of_transfer.tunings)}", of_transfer.tunings),
+            (f"weights of a file with SHA-256 {of_transfer.weights}…", of_transfer.weights),
             (", ".join(datasets or ()), datasets and set(datasets) != set(profile.datasets)),
             (
                 ", ".join(architectures or ()),

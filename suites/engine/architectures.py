@@ -24,6 +24,7 @@ class Architecture:
     Attributes:
         build: makes the blocks for a task, a style and a factor on all widths.
         min_size: smallest image side, in pixels, that survives the pooling.
+        torchvision: its name there, where published weights fit its blocks.
         channels: of images, where its first block takes no other number.
         multiple: image sides must be a multiple of this, where no pixel may be dropped.
     """
@@ -34,6 +35,7 @@ class Architecture:
     min_size: int = 1
     multiple: int = 1
     channels: int = 0
+    torchvision: str = ""
 
     def blocks(self, task: Task, style: BlockStyle | None = None, width: float = 1.0) -> Blocks:
         """Newly initialised blocks, framework default initialisation, on the current device."""
@@ -340,7 +342,9 @@ ARCHITECTURES = Registry(
             multiple=16,
         ),
         *(
-            Architecture(name, text, _torchvision(model), min_size=32, channels=3)
+            Architecture(
+                name, text, _torchvision(model), min_size=32, channels=3, torchvision=model
+            )
             for name, model, text in (
                 ("resnet18-imagenet", "resnet18", "7x7 stem, pooled, and 8 residual units"),
                 ("resnet50-imagenet", "resnet50", "7x7 stem, pooled, and 16 bottleneck units"),

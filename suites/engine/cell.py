@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
+from torch import Tensor
 
-from methods import METHODS, Method, Task
+from methods import METHODS, BlockStyle, Method, Task
 from methods.base import resolve_config
 from results.record import cell_key
 from suites.engine import sources
@@ -22,6 +24,7 @@ from suites.engine.precision import PRECISIONS
 from suites.engine.seeds import derive_seed, generator
 
 Kind = Literal["train", "audit", "cost", "transfer"]
+TUNINGS = ("", "itself", "backprop")
 
 # raised whenever the engine, or a measurement, may give other numbers for the same settings
 VERSIONS: dict[Kind, int] = {"train": 2, "audit": 1, "cost": 1, "transfer": 1}
@@ -34,6 +37,9 @@ class Protocol:
     Attributes:
         source: of transfer: the dataset that is trained on, under the rest of the protocol, for 0
             epochs where random weights are looked at.
+        weights: of transfer: hash of a file of weights, which stand in for training on the source.
+        tuning: of transfer: what trains the network further, on the target, for `tuning_epochs`:
+            its method ("itself") or "backprop"; empty where it stands still and is read by probes.
     """
 
     epochs: int
@@ -45,13 +51,19 @@ class Protocol:
     precision: str = "float32"  # or "bf16", see precision.py
     execution: tuple[str, ...] = ()  # choices of execution.py, in alphabetical order
     source: str = ""
+    weights: str = ""
+    tuning: str = ""
+    tuning_epochs: int = 0
 
     def __post_init__(self) -> None:
         if self.epochs < (0 if self.source else 1):
             raise ValueError(f"epochs must be at least 1, not {self.epochs}")
         if self.batch_size < 2:
             raise ValueError(f"batch size must be at least 2, not {self.batch_size}")
+        if bool(self.tuning) != (self.tuning_epochs > 0):
+            raise ValueError("fine-tuning needs epochs of its own, and they need fine-tuning")
         for name, known in (
+            ("tuning", TUNINGS),
             ("augmentation", AUGMENTATIONS),
             ("selection", ("last",)),
             ("precision", PRECISIONS),
@@ -64,7 +76,7 @@ class Protocol:
     def as_dict(self) -> dict[str, Any]:
         """All fields; later ones are left out where they are empty, so that keys stay."""
         fields = dict(vars(self))
-        for name in ("execution", "source"):
+        for name in ("execution", "source", "weights", "tuning", "tuning_epochs"):
             if not fields[name]:
                 del fields[name]
         return _plain(fields)
@@ -73,6 +85,13 @@ class Protocol:
         """The fields that a cost depends on."""
         names = ("batch_size", "precision", "execution")
         return {name: value for name, value in self.as_dict().items() if name in names}
+
+
+class Start(NamedTuple):
+    """What blocks begin with that something else has trained: their style, and state dict."""
+
+    style: BlockStyle
+    weights: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -160,7 +179,9 @@ class Cell:
         epochs = max(1, protocol.epochs)  # where it is 0, this cell is built and not trained
         return dataclasses.replace(
             self, kind="train", dataset=protocol.source,
-            protocol=dataclasses.replace(protocol, source="", epochs=epochs),
+            protocol=dataclasses.replace(
+                protocol, source="", epochs=epochs, weights="", tuning="", tuning_epochs=0
+            ),
         )  # fmt: skip
 
     def method_class(self) -> type[Method]:
@@ -172,8 +193,14 @@ class Cell:
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in self.config.items()}
         return resolve_config(self.method_class(), values)
 
-    def build(self, task: Task, device: torch.device) -> Method:
+    def build(self, task: Task, device: torch.device, start: Start | None = None) -> Method:
         """The method of this cell, newly initialised, on its device.
+
+        Args:
+            start: what the blocks begin with, instead of new weights.
+
+        Raises:
+            ValueError: they have no such weights.
 
         The blocks of one seed start alike for all methods, unless the rule prescribes a start of
         its own; what a method adds draws from another stream.
@@ -181,10 +208,17 @@ class Cell:
         cls, config = self.method_class(), self.method_config()
         place = (self.seed, self.dataset, self.architecture)
         torch.manual_seed(derive_seed(*place, "initial weights"))
-        blocks = ARCHITECTURES[self.architecture].blocks(task, cls.style(config))
+        style = start.style if start else cls.style(config)
+        blocks = ARCHITECTURES[self.architecture].blocks(task, style)
         torch.manual_seed(derive_seed(*place, self.method, "heads"))
         rng = generator(device, *place, self.method, "noise")
-        return cls(blocks, task, config, rng).to(device)
+        method = cls(blocks, task, config, rng).to(device)
+        if start:  # only now: some rules prescribe a start of their own
+            names = list(method.blocks.state_dict())
+            if lacking := [name for name in names if name not in start.weights]:
+                raise ValueError(f"the blocks that {cls.name} starts from have no {lacking[0]}")
+            method.blocks.load_state_dict({name: start.weights[name] for name in names})
+        return method
 
     def code_sha(self) -> str:
         """Hash of the sources whose edits may change this cell's numbers.

@@ -116,7 +116,8 @@ def bare_task(name: str) -> Task:
     """Shape and classes of a dataset without reading it."""
     dataset = DATASETS[name]
     channels = dataset.shape[0]
-    return Task(name, dataset.shape, dataset.n_classes, (0.0,) * channels, (1.0,) * channels)
+    mean, std = dataset.statistics or ((0.0,) * channels, (1.0,) * channels)
+    return Task(name, dataset.shape, dataset.n_classes, mean, std)
 
 
 @functools.lru_cache(maxsize=2)

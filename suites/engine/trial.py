@@ -23,7 +23,7 @@ import torch
 from methods import Method, batch
 from suites.costs import counts
 from suites.engine import evaluation, execution, ranks
-from suites.engine.cell import Cell
+from suites.engine.cell import Cell, Start
 from suites.engine.checkpoint import (
     Checkpoint,
     Progress,
@@ -53,6 +53,7 @@ class Job:
     command: str
     results_dir: Path
     data_dir: Path | None = None
+    weights: Path | None = None  # of a transfer that begins with a file of weights
     device: str = "cpu"
     checkpoint_s: float = 30.0  # seconds of training between two checkpoints
     ranks: int = 1  # processes that share its mini-batches
@@ -81,6 +82,7 @@ class Trial:
         self.job, self.cell, self.device = job, job.cell, device
         self.checkpoint, self.stop, self.report = checkpoint, stop, report
         self.batch = 0
+        self.start: Start | None = None
         self.position: dict[str, Any] = {}
         self.progress = Progress(started_at=now())
         self.metrics: dict[str, Any] = {}
@@ -98,7 +100,10 @@ class Trial:
         data = data.to(self.device)
         with batch.alone():
             self.cost = counts.count(self.cell, data, self.device)
-        method = self.trained(data)
+        self.finish(self.trained(data), data)
+
+    def finish(self, method: Method, data: Data) -> None:
+        """Tests a method that is trained. Raises Stopped, with a checkpoint, and Diverged."""
         if self.progress.train_s > self.job.checkpoint_s:
             self.checkpoint.save(method, self.progress)  # reading the test set may take long, too
         with self._saving_when_stopped(method), batch.alone():
@@ -148,7 +153,7 @@ class Trial:
             losses = []
 
     def _build(self, data: Data) -> Method:
-        method = self.cell.build(data.task, self.device)
+        method = self.cell.build(data.task, self.device, self.start)
         if batch.ranks() > 1:
             ranks.share(method)
         return execution.carry_out(method, self.cell.protocol.execution)

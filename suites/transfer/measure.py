@@ -24,7 +24,7 @@ from suites.engine.datasets import Data, Images
 from suites.engine.evaluation import EVAL_BATCH, Diverged
 from suites.engine.seeds import generator
 from suites.engine.trial import Trial
-from suites.transfer import probes
+from suites.transfer import probes, tuning
 from suites.transfer.pretrained import pretrained
 from suites.transfer.probes import Features, Probe
 
@@ -35,7 +35,7 @@ HEADLINE = "linear"
 
 def readouts() -> list[str]:
     """What a target is read by, the headline first; those of single blocks come on top."""
-    return [HEADLINE, "neighbours", *(f"linear, {n} per class" for n in SHOTS)]
+    return [HEADLINE, "neighbours", *(f"linear, {n} per class" for n in SHOTS), tuning.READOUT]
 
 
 def measure(trial: Trial, data: Data) -> dict[str, Any]:
@@ -48,6 +48,8 @@ def measure(trial: Trial, data: Data) -> dict[str, Any]:
         Stopped, Diverged: as training does; features that are not finite are a divergence.
     """
     method, task = pretrained(trial)
+    if trial.cell.protocol.tuning:
+        return tuning.measure(trial, method, task, data)
     begun = time.monotonic()
     data = data.to(trial.device)
     train, val, test = (

@@ -18,7 +18,8 @@ from suites.engine import datasets
 from suites.engine.cell import Cell
 from suites.engine.checkpoint import Checkpoint
 from suites.engine.datasets import Data
-from suites.engine.trial import Trial
+from suites.engine.trial import Job, Trial
+from suites.transfer import weights
 
 WAIT_S = 1.0
 EXTRA = "_extra_state"  # torch's name for what a module keeps besides weights
@@ -36,6 +37,13 @@ def pretrained(trial: Trial) -> tuple[Method, Task]:
     """
     job, device = trial.job, trial.device
     cell = job.cell.pretraining()
+    if job.cell.protocol.weights:
+        task = datasets.bare_task(cell.dataset)
+        method = cell.build(task, device)
+        weights.load_into(
+            method.blocks, weights.read(_weights_file(job), cell.architecture), cell.architecture
+        )
+        return method, task
     data = datasets.load(cell.dataset, job.data_dir, cell.protocol.val_fraction)
     method = cell.build(data.task, device)
     if not job.cell.protocol.epochs:
@@ -58,6 +66,16 @@ def pretrained(trial: Trial) -> tuple[Method, Task]:
     return method, data.task
 
 
+def _weights_file(job: Job) -> Path:
+    """The file that a job names, which has to be the one that its cell means."""
+    path = job.weights
+    if path is None or not path.is_file():
+        raise weights.WeightsError(f"weights {path}: no such file")
+    if weights.digest(path) != job.cell.protocol.weights:
+        raise weights.WeightsError(f"weights {path} have changed since they were asked for")
+    return path
+
+
 def _train(trial: Trial, cell: Cell, data: Data, lease: Lease, path: Path) -> None:
     """Trains the cell on the source, from its checkpoint if there is one, and writes the weights.
 
@@ -74,16 +92,16 @@ def _train(trial: Trial, cell: Cell, data: Data, lease: Lease, path: Path) -> No
     method = source.trained(data.to(trial.device))
     trial.progress.train_s = source.progress.train_s
     trial.progress.memory = source.progress.memory
-    weights = {k: v for k, v in method.state_dict().items() if not k.endswith(EXTRA)}
+    kept = {k: v for k, v in method.state_dict().items() if not k.endswith(EXTRA)}
     with replacing(path) as part, open(part, "wb") as file:
-        torch.save(weights, file)
+        torch.save(kept, file)
     checkpoint.remove()
 
 
 def _load(method: Method, path: Path) -> None:
     try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-        missing, unexpected = method.load_state_dict(weights, strict=False)
+        kept = torch.load(path, map_location="cpu", weights_only=True)
+        missing, unexpected = method.load_state_dict(kept, strict=False)
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(f"{path} cannot be read, delete it: {error}") from error
     wrong = [name for name in missing if not name.endswith(EXTRA)] + unexpected
