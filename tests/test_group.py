@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from results.store import Store
 from suites import run
@@ -23,6 +24,7 @@ from suites.engine import engine
 from suites.engine.cell import Cell, Protocol
 from suites.engine.plugins import load_methods
 from suites.engine.trial import Job
+from suites.images import sample
 from suites.launching import group, local, nodes
 
 load_methods([])
@@ -213,3 +215,44 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         with pytest.raises(SystemExit) as end:
             run.main([*what, *more])
         assert end.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_photographs_after_a_kill_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
+    """SIGKILL to both processes of a cell of table 4; the same command trains on what is left."""
+    root = Path(__file__).parents[1]
+
+    def command(folder: Path) -> list[str]:
+        return [
+            sys.executable, "-m", "suites.run", "table4", "--methods", "backprop",
+            "--architectures", "cnn-small", "--datasets", "digit-photos-32px-jpeg-c10",
+            "--epochs", "3", "--ranks", "2", "--checkpoint-every", "0", "--device", "cpu",
+            "--data-dir", str(sample.make(tmp_path / "data")),
+            "--results-dir", str(folder), "--report-dir", str(folder / "report"),
+        ]  # fmt: skip
+
+    def result(folder: Path) -> dict[str, Any]:
+        (path,) = (folder / "records").glob("*.json")
+        return json.loads(path.read_text())
+
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    subprocess.run(command(whole), cwd=root, check=True, capture_output=True)
+    process = subprocess.Popen(
+        command(cut), cwd=root, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    steps = 28  # in an epoch: 900 images, in mini-batches of 32
+    step, deadline = 0, time.monotonic() + 200
+    while step % steps == 0:  # a checkpoint that is not of the end of an epoch
+        assert time.monotonic() < deadline and process.poll() is None
+        for path in cut.glob("checkpoints/*.pt"):
+            step = int(torch.load(path, weights_only=True)["progress"]["step"])
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not list(cut.glob("records/*.json"))
+    subprocess.run(command(cut), cwd=root, check=True, capture_output=True)
+    one, two = result(whole), result(cut)
+    assert one["curves"]["train_loss"] == two["curves"]["train_loss"]
+    assert one["metrics"] == two["metrics"]
+    assert two["sessions"] == 2 and two["environment"]["processes"] == 2
+    assert two["timings"]["data_wait_share"] > 0

@@ -149,6 +149,24 @@ def test_a_scaled_decoding_shows_the_same_part(tmp_path: Path, size: int) -> Non
         assert np.abs(difference).mean() < 2
 
 
+def test_mirrored_parts_are_the_parts_mirrored(tmp_path: Path) -> None:
+    """About half of them, by whoever cuts them out."""
+    path = save(tmp_path / "a.JPEG", photograph(90, 70))
+    drawn = augmentation.draw("resized-crop+flip", 60, torch.device("cpu"), "test")[RESIZED]
+    tensor = torch.from_numpy(evaluation_crop(path, 32).copy()).permute(2, 0, 1)
+    found = augmentation.apply(tensor.expand(60, 3, 32, 32), "resized-crop+flip", {RESIZED: drawn})
+    turned = 0
+    for row, mine in zip(drawn, found, strict=True):
+        plain = random_crop(path, 32, row[:N_DRAWS].numpy())
+        own = random_crop(path, 32, row.numpy())
+        part = augmentation.resized(tensor[None], row[None, :N_DRAWS])[0]
+        is_turned = bool(row[N_DRAWS] < 0.5)
+        assert np.array_equal(own, plain[:, ::-1] if is_turned else plain)
+        assert (mine.int() - (part.flip(2) if is_turned else part).int()).abs().max() <= 1
+        turned += is_turned
+    assert 18 < turned < 42
+
+
 def test_random_crops_of_tensors_against_the_crop_of_an_image() -> None:
     """Upscaled by Pillow: equal up to rounding, but for the edges."""
     image = photograph(64, 64)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from suites.engine.seeds import generator
-from suites.images.decoding import N_DRAWS, crop_boxes
+from suites.images.decoding import N_DRAWS, crop_boxes, mirrored
 
 # padded by so many pixels and cropped back at random; a part of random size and shape, resized;
 # mirrored at random
@@ -31,14 +31,16 @@ def draw(kind: str, n: int, device: torch.device, *stream: str | int) -> dict[st
     drawn: dict[str, Tensor] = {}
     if kind == "none":
         return drawn
+    flips = kind.endswith("+flip")
+    if kind.startswith("resized-crop"):
+        rng = generator("cpu", *stream, RESIZED)
+        drawn[RESIZED] = torch.rand(n, N_DRAWS + flips, generator=rng, dtype=torch.float64)
+        return drawn
     rng = generator(device, *stream)
     if kind.startswith("crop"):
         drawn["top"] = torch.randint(2 * _pad(kind) + 1, (n, 1), generator=rng, device=device)
         drawn["left"] = torch.randint(2 * _pad(kind) + 1, (n, 1), generator=rng, device=device)
-    else:
-        on_cpu = generator("cpu", *stream, RESIZED)
-        drawn[RESIZED] = torch.rand(n, N_DRAWS, generator=on_cpu, dtype=torch.float64)
-    if kind.endswith("+flip"):
+    if flips:
         drawn["flip"] = torch.rand(n, 1, 1, 1, generator=rng, device=device) < 0.5
     return drawn
 
@@ -78,7 +80,8 @@ def resized(images: Tensor, draws: Tensor) -> Tensor:
     """A random part of each image, resized bilinearly to the size of the whole, (B, C, H, W).
 
     Args:
-        draws: (B, N_DRAWS), see `crop_boxes`; on the CPU.
+        draws: (B, N_DRAWS), see `crop_boxes`; on the CPU. One number more tells by `mirrored`
+            which images are mirrored.
     """
     n, _, h, w = images.shape
     boxes = torch.from_numpy(crop_boxes(draws.numpy(), w, h)).to(images.device, torch.float32)
@@ -86,13 +89,16 @@ def resized(images: Tensor, draws: Tensor) -> Tensor:
     # the middles of the new pixels among those of the old, from −1 to 1 between the outer edges
     across = (2 * left + wide * _middles(w, images.device)) / w - 1
     down = (2 * top + high * _middles(h, images.device)) / h - 1
+    if draws.shape[1] > N_DRAWS:
+        turned = torch.from_numpy(mirrored(draws.numpy())).to(images.device)
+        across = torch.where(turned[:, None], across.flip(1), across)
     grid = torch.stack(
         (across[:, None, :].expand(n, h, w), down[:, :, None].expand(n, h, w)), dim=3
     )
     out = F.grid_sample(
         images.to(torch.float32), grid, mode="bilinear", padding_mode="border", align_corners=False
     )
-    return out.round_().clamp_(0, 255).to(torch.uint8)
+    return out.add_(0.5).to(torch.uint8)  # to the nearest: means of levels are levels
 
 
 def _middles(n: int, device: torch.device) -> Tensor:

@@ -52,7 +52,8 @@ def random_crop(path: Path, size: int, draws: NDArray[np.float64]) -> Pixels:
     """A part of a photograph, of random size and shape, resized to (size, size, 3).
 
     Args:
-        draws: (N_DRAWS,), see `crop_boxes`.
+        draws: (N_DRAWS,), see `crop_boxes`; one number more tells by `mirrored` whether the part is
+            mirrored.
 
     Raises:
         DatasetError: the file cannot be decoded, or ends too early.
@@ -65,7 +66,15 @@ def random_crop(path: Path, size: int, draws: NDArray[np.float64]) -> Pixels:
             file.draft(None, (full[0] // spare, full[1] // spare))
         across, down = file.size[0] / full[0], file.size[1] / full[1]
         box = left * across, top * down, (left + width) * across, (top + height) * down
-        return np.asarray(_colours(file).resize((size, size), Image.Resampling.BILINEAR, box=box))
+        part = _colours(file).resize((size, size), Image.Resampling.BILINEAR, box=box)
+        pixels = np.asarray(part)
+        turned = len(draws) > N_DRAWS and mirrored(draws[None])[0]
+        return pixels[:, ::-1] if turned else pixels
+
+
+def mirrored(draws: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which images are mirrored, each with probability one half, (B,); draws: (B, N_DRAWS + 1)."""
+    return draws[:, N_DRAWS] < 0.5
 
 
 def crop_boxes(draws: NDArray[np.float64], width: int, height: int) -> NDArray[np.float64]:
@@ -86,8 +95,8 @@ def crop_boxes(draws: NDArray[np.float64], width: int, height: int) -> NDArray[n
     fits = (w >= 1) & (w <= width) & (h >= 1) & (h <= height)
     row, first = np.arange(len(draws)), fits.argmax(axis=1)
     w, h, found = w[row, first], h[row, first], fits[row, first]
-    left = np.floor(draws[:, -2] * (width - w + 1))
-    top = np.floor(draws[:, -1] * (height - h + 1))
+    left = np.floor(draws[:, 2 * TRIES] * (width - w + 1))
+    top = np.floor(draws[:, 2 * TRIES + 1] * (height - h + 1))
     boxes = np.stack((left, top, w, h), axis=1)
     whole_w = min(width, round(height * RATIO[1]))
     whole_h = min(height, round(width / RATIO[0]))

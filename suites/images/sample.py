@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 NAME = "digit-photos"
-PER_CLASS = {"train": 40, "val": 20}
+PER_CLASS = {"train": 100, "val": 40}
 CLASSES = 10
 
 
