@@ -32,8 +32,16 @@ def other_half(dataset: str, architecture: str) -> Protocol:
     return Protocol(epochs=epochs, batch_size=64, source=source)
 
 
-def others(dataset: str, architecture: str) -> Sequence[Protocol]:
+# to ask for by --datasets, with --weights or --sources
+PHOTOGRAPHS = Protocol(
+    epochs=30, augmentation="resized-crop+flip", source="imagenet-224px", val_fraction=0.1
+)
+
+
+def others(dataset: str, architecture: str) -> Protocol | Sequence[Protocol]:
     """From each dataset of the same kind, the target itself too: what transfer loses."""
+    if dataset not in GREY + COLOURED:
+        return PHOTOGRAPHS
     family = GREY if dataset in GREY else COLOURED
     epochs, augmentation = (30, "none") if dataset in GREY else (60, "crop4+flip")
     return [Protocol(epochs=epochs, augmentation=augmentation, source=name) for name in family]

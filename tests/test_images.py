@@ -253,6 +253,32 @@ def test_what_is_missing_is_one_line(photos: Path, name: str, words: str) -> Non
         datasets.load(name, None, 0.1)
 
 
+@pytest.mark.parametrize("name", ["pets-32px-jpeg", "aircraft-32px-jpeg"])
+def test_sets_that_torchvision_fetches(tmp_path: Path, name: str) -> None:
+    """Laid out by hand as torchvision wants them: two classes, some files of each."""
+    pets, aircraft = tmp_path / "oxford-iiit-pet", tmp_path / "fgvc-aircraft-2013b" / "data"
+    (pets / "annotations").mkdir(parents=True)
+    aircraft.mkdir(parents=True)
+    (aircraft / "variants.txt").write_text("A 1\nB 2\n")
+    for part, n in (("trainval", 6), ("test", 4)):
+        lines: list[list[str]] = [[], []]
+        for i in reversed(range(n)):
+            stem = f"{part}_{i}"
+            save(pets / "images" / f"{stem}.jpg", photograph(50, 40, i))
+            save(aircraft / "images" / f"{stem}.jpg", photograph(40, 50, i))
+            lines[0].append(f"{stem} {i % 2 + 1} 1 1")
+            lines[1].append(f"{stem} {'AB'[i % 2]} {i % 2 + 1}")
+        (pets / "annotations" / f"{part}.txt").write_text("\n".join(lines[0]) + "\n")
+        (aircraft / f"images_variant_{part}.txt").write_text("\n".join(lines[1]) + "\n")
+    data = datasets.load(name, tmp_path, 0.0)
+    assert data.train[1].tolist() == [0, 0, 0, 1, 1, 1] and data.test[1].tolist() == [0, 0, 1, 1]
+    folder = pets / "images" if name.startswith("pets") else aircraft / "images"
+    expected = evaluation_crop(folder / "trainval_2.jpg", 32)
+    assert np.array_equal(data.train[0][:][1].permute(1, 2, 0).numpy(), expected)
+    with pytest.raises(DatasetError, match="--download"):
+        datasets.load(name, tmp_path / "oxford-iiit-pet", 0.0)
+
+
 # ------------------------------------------------------------------------------ packing
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from methods import Task
 from suites.engine.registry import Registry
 from suites.engine.seeds import generator
-from suites.images import folders, packed
+from suites.images import folders, packed, published_sets
 from suites.images.folders import DatasetError
 from suites.images.pictures import Photographs, Pictures
 
@@ -355,7 +355,10 @@ def subset(name: str) -> Dataset | None:
 
 
 PHOTOGRAPHS = re.compile(r"(\w[\w.-]*?)-(\d+)px(-jpeg)?(?:-c(\d+))?(?:-n(\d+))?")
-CLASSES = {"imagenet": 1000, "imagenet100": 100, "tiny-imagenet-200": 200, "imagenette2": 10}
+CLASSES = {
+    "imagenet": 1000, "imagenet100": 100, "tiny-imagenet-200": 200, "imagenette2": 10,
+    "flowers102": 102, "pets": 37, "aircraft": 100,
+}  # fmt: skip
 
 
 def whole_folder(name: str) -> str | None:
@@ -367,8 +370,9 @@ def whole_folder(name: str) -> str | None:
 def photographs(name: str) -> Dataset | None:
     """A class folder: "imagenet-64px" is ImageNet-1k as suites.pack makes it; else None.
 
-    "-jpeg" decodes the files in training instead; "-c10" takes the first ten classes, and has to
-    be there where CLASSES does not know the folder; "-n20" at most twenty images of each.
+    "-jpeg" decodes the files in training instead, as flowers102, pets and aircraft always are;
+    "-c10" takes the first ten classes, and has to be there where CLASSES does not know the folder;
+    "-n20" takes at most twenty images of each.
     """
     match = PHOTOGRAPHS.fullmatch(name)
     if match is None:
@@ -377,12 +381,17 @@ def photographs(name: str) -> Dataset | None:
     most = int(match[5]) if match[5] else None
     if not size or n_classes < 2 or most == 0:
         return None
+    if folder in published_sets.SETS and (not match[3] or match[4] or match[5]):
+        return None  # they are small, and taken whole
 
     def decoded(data_dir: Path, download: bool) -> tuple[Images, Images]:
-        found = folders.read(folder, data_dir, n_classes, most)
+        if folder in published_sets.SETS:
+            parts = published_sets.read(folder, data_dir, download)
+        else:
+            found = folders.read(folder, data_dir, n_classes, most)
+            parts = found.train, found.val
         train, val = (
-            (Pictures(Photographs(part, size)), torch.tensor(part.labels))
-            for part in (found.train, found.val)
+            (Pictures(Photographs(part, size)), torch.tensor(part.labels)) for part in parts
         )
         return train, val
 
