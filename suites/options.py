@@ -308,8 +308,7 @@ def check_data(request: Request, data_dir: Path | None, download: bool) -> dict[
     """
     cells = [w.cell for w in request.wanted]
     names = dict.fromkeys(
-        [c.dataset for c in cells]
-        + [c.protocol.source for c in cells if c.protocol.source and not c.protocol.weights]
+        [c.dataset for c in cells] + [c.protocol.source for c in cells if c.reads_source]
     )
     return {name: len(datasets.load(name, data_dir, 0.1, download).train[1]) for name in names}
 

@@ -12,21 +12,18 @@ from __future__ import annotations
 from suites.engine.cell import Protocol
 from suites.suite import Profile, Row, Suite
 
-# Forward-Forward's labels stand in pixels of fully connected networks; all others, and the
-# controls, have a column there as well. Rules that keep a matrix for each class and position, or
-# an encoder for each block, do not fit the large networks.
+# Forward-Forward's labels stand in pixels of fully connected networks, and NoProp-DT has an encoder
+# of the image for each block, too much for large networks: both have a column of a dense one, with
+# what they are compared with.
 DENSE = "mlp-3x1000"
-ROWS_OF_DENSE = ("backprop", "hff", "mono-forward", "ff", "noprop")
-TOO_LARGE = ("noprop",)
+OF_DENSE = ("backprop", "hff", "mono-forward", "ff", "noprop")
 # the best of the three in its paper
 PREDSIM = Row("greedy-predsim", "Greedy local (predsim)", "greedy", {"loss": "predsim"})
 
 
 def has(row: str, dataset: str, architecture: str) -> bool:
     """Convolutional networks for the rules that are made for them, a dense one for the others."""
-    if architecture == DENSE:
-        return row.startswith(ROWS_OF_DENSE)
-    return row not in TOO_LARGE or architecture == "cnn-small"
+    return row in OF_DENSE if architecture == DENSE else row != "noprop"
 
 
 def few(dataset: str, architecture: str) -> Protocol:
@@ -69,6 +66,11 @@ SUITE = Suite(
             seeds=1,
             protocol=few,
             wanted=has,
+            methods=(
+                *("backprop", "deep-supervision"),
+                Row("layerwise-k1", "Layerwise (k1)", "layerwise", {"k": 1}),
+                *("decoupled", PREDSIM, "hff", "mono-forward", "ff", "noprop", "noprop-ct", "usf"),
+            ),
         ),
         "standard": Profile(
             note="ImageNet-100 at 64x64 pixels; default settings.",

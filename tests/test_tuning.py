@@ -182,6 +182,29 @@ def test_probes_on_published_weights(tmp_path: Path, published: Path) -> None:
     )
 
 
+def test_the_table_of_published_weights(tmp_path: Path, published: Path) -> None:
+    """Weights of others are tuned, and weights of nobody beside them; no source is read."""
+    sample.make(tmp_path)
+    where = ["--results-dir", str(tmp_path / "runs"), "--report-dir", str(tmp_path / "out")]
+    what = ["--methods", "random", "backprop", "hff", "--seeds", "1", "--epochs", "1"]
+    more = [
+        "--datasets", "digit-photos-32px-jpeg-c2-n20", "--data-dir", str(tmp_path),
+        "--architectures", NETWORK, "--weights", str(published), "--sources", "imagenet-32px",
+        "--tuning", "itself", "--profile", "standard", "--workers", "1",
+    ]  # fmt: skip
+    assert run.main(["table3", *what, *more, *where]) == 0
+    records = [json.loads(p.read_text()) for p in (tmp_path / "runs/records").glob("*.json")]
+    begun = {
+        (r["cell"]["method"], r["cell"]["protocol"].get("weights", ""),
+         r["cell"]["protocol"].get("tuning", ""))
+        for r in records
+    }  # fmt: skip
+    sha = weights.digest(published)
+    assert begun == {
+        ("backprop", "", "backprop"), ("backprop", sha, "backprop"), ("hff", sha, "itself"),
+    }  # fmt: skip
+
+
 def test_wrong_weights_are_one_line(
     tmp_path: Path, published: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -173,6 +173,14 @@ class Cell:
         """16 hexadecimal digits; equal key = same work."""
         return cell_key(self.identity())
 
+    @property
+    def reads_source(self) -> bool:
+        """Of transfer: whether images of the source are looked at."""
+        source, protocol = self.protocol.source, self.protocol
+        if not source or protocol.weights:
+            return False
+        return protocol.epochs > 0 or DATASETS[source].statistics is None
+
     def pretraining(self) -> Cell:
         """Of transfer: the training on the source, a cell like any other."""
         protocol = self.protocol

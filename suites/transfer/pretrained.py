@@ -37,12 +37,12 @@ def pretrained(trial: Trial) -> tuple[Method, Task]:
     """
     job, device = trial.job, trial.device
     cell = job.cell.pretraining()
-    if job.cell.protocol.weights:
+    if not job.cell.reads_source:
         task = datasets.bare_task(cell.dataset)
         method = cell.build(task, device)
-        weights.load_into(
-            method.blocks, weights.read(_weights_file(job), cell.architecture), cell.architecture
-        )
+        if job.cell.protocol.weights:
+            found = weights.read(_weights_file(job), cell.architecture)
+            weights.load_into(method.blocks, found, cell.architecture)
         return method, task
     data = datasets.load(cell.dataset, job.data_dir, cell.protocol.val_fraction)
     method = cell.build(data.task, device)

@@ -46,8 +46,7 @@ def tuned_cell(cell: Cell) -> Cell:
         epochs=cell.protocol.tuning_epochs,
     )  # fmt: skip
     if cell.protocol.tuning == "backprop":
-        settings: dict[str, Any] = {}
-        return Cell.of("backprop", settings, cell.architecture, cell.dataset, protocol, cell.seed)
+        return Cell.of("backprop", {}, cell.architecture, cell.dataset, protocol, cell.seed)
     return dataclasses.replace(cell, kind="train", protocol=protocol)
 
 
