@@ -6,10 +6,16 @@ from reports.formatting import plural, when
 from reports.statistics import MIN_SEEDS_FOR_INTERVAL
 from reports.table import ACCIDENTS, Table, lower_is_better
 
-TRANSFER = (
+PROBED = (
     "Linear probes on the features of networks that were trained on the source and then stand "
     "still. Block and regularisation are chosen on the target's validation split, which is cut "
     "from its training set; its test set is read once for each block."
+)
+
+TUNED = (
+    "Fine-tuned: networks that were trained on the source go on learning on the target, with all "
+    "of its training images, by the method of the row or, where it says so, by backprop; weights "
+    "are those after the last epoch."
 )
 
 METRICS = {
@@ -80,7 +86,8 @@ def caption(table: Table) -> list[str]:
             " interval."
         )
     if table.kind == "transfer":
-        sentences.append(TRANSFER)
+        tuned = [bool(column.protocol.get("tuning")) for column in table.columns]
+        sentences += [PROBED] * (not all(tuned)) + [TUNED] * any(tuned)
     elif table.plan["headline"]["split"] in ("test", "val"):
         sentences.append(
             "Weights are those after the last epoch; the test set is read once, at the end; the"

@@ -204,7 +204,9 @@ def _sheets(table: Table) -> list[tuple[str, Figure]]:
         return [("speed", bars)]
     if table.kind == "transfer":
         lines = {"depth": transfer.draw_depth, "labels": transfer.draw_labels}
-        return [("accuracy", bars), *((n, _sheet(table, d, 2.7)) for n, d in lines.items())]
+        probed = [c for c in table.columns if not c.protocol.get("tuning")]
+        sheets = [(n, _sheet(table, d, 2.7, probed)) for n, d in lines.items() if probed]
+        return [("accuracy", bars), *sheets]
     return [
         ("accuracy", bars),
         ("curves", _sheet(table, draw_curves, 2.7)),

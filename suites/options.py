@@ -300,17 +300,40 @@ def check_writable(store: Store, report_dir: Path) -> None:
         ) from None
 
 
-def check_data(request: Request, data_dir: Path | None, download: bool) -> dict[str, int]:
+def check_data(
+    request: Request, store: Store, data_dir: Path | None, download: bool, fresh: bool
+) -> dict[str, int]:
     """Reads every dataset once, so that a broken file ends the run before it begins.
+
+    Args:
+        fresh: records will not be reused.
 
     Returns:
         Training images of each.
+
+    Raises:
+        DatasetError: files are missing or broken.
+        RequestError: records are of other data of the same name.
     """
     cells = [w.cell for w in request.wanted]
     names = dict.fromkeys(
         [c.dataset for c in cells] + [c.protocol.source for c in cells if c.reads_source]
     )
-    return {name: len(datasets.load(name, data_dir, 0.1, download).train[1]) for name in names}
+    sizes, hashes = {}, {}
+    for name in names:
+        data = datasets.load(name, data_dir, 0.1, download)
+        sizes[name], hashes[name] = len(data.train[1]), data.sha256
+    if not fresh:
+        records = store.read((c.key for c in cells), fields=("data_sha256",)).records
+        for cell in cells:
+            made_of = records.get(cell.key, {}).get("data_sha256")
+            if made_of not in (None, hashes[cell.dataset]):
+                raise RequestError(
+                    f"{cell.dataset} is not what it was: records in {store.root} are of data with "
+                    f"SHA-256 {made_of[:12]}…, and here it is {hashes[cell.dataset][:12]}…; "
+                    "take another --results-dir, or --fresh to train again"
+                )
+    return sizes
 
 
 def remaining(request: Request, store: Store) -> tuple[list[Wanted], int]:

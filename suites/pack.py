@@ -7,7 +7,6 @@ wrong; 130 interrupted (the same command goes on).
 from __future__ import annotations
 
 import fcntl
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from suites.command import Parser, exit_with, fail
 from suites.engine.datasets import CLASSES, PHOTOGRAPHS
 from suites.images import folders, packed
 from suites.images.folders import DatasetError
+from suites.launching import local
 
 EXAMPLES = """\
 examples:
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="where the arrays go, as DIR/NAME (default: --data-dir)",
     )  # fmt: skip
     p.add_argument(
-        "--threads", type=int, default=os.cpu_count(), metavar="N",
+        "--threads", type=int, default=local.usable_cores(), metavar="N",
         help="that decode side by side (default: one per core)",
     )  # fmt: skip
     p.add_argument("--verify", action="store_true", help="compare packed arrays with checksums")
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DatasetError as error:
         fail(str(error))
     except OSError as error:
-        fail(f"{out} cannot be written to ({error.strerror}); choose another with --out")
+        fail(f"{error.filename or out}: {error.strerror} (--data-dir is read, --out written)")
     return carry_out(found, int(match[2]), out, args.threads, console)
 
 
@@ -129,6 +129,11 @@ def carry_out(
                 packed.pack(found, size, out, threads, lambda more: bar.advance(task, more))
         except DatasetError as error:
             sys.stderr.write(f"error: {error}\n")
+            return 1
+        except OSError as error:
+            sys.stderr.write(
+                f"error: {error.filename or out}: {error.strerror}; the same command goes on\n"
+            )
             return 1
         except KeyboardInterrupt:
             console.print("interrupted; the same command goes on")

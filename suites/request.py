@@ -20,7 +20,7 @@ from methods.base import resolve_config
 from results.store import Plan
 from suites.engine.architectures import ARCHITECTURES
 from suites.engine.cell import Cell, Kind, Protocol
-from suites.engine.datasets import DATASETS, bare_task, whole_folder
+from suites.engine.datasets import CLASSES, DATASETS, PHOTOGRAPHS, bare_task, whole_folder
 from suites.engine.execution import CHOICES
 from suites.engine.precision import PRECISIONS
 from suites.suite import Profile, RequestError, Row, Suite, choose, everywhere, rows_of
@@ -232,6 +232,12 @@ class _OfTransfer:
             found = [dataclasses.replace(found[0], source=WEIGHTS_OF, weights=self.weights)]
         if self.sources:
             found = [dataclasses.replace(found[0], source=name) for name in self.sources]
+        for protocol in found if self.weights else ():
+            if DATASETS[protocol.source].statistics is None:
+                raise RequestError(
+                    f"--weights with --sources {protocol.source}: weights of others go with images "
+                    "as they were trained on, such as imagenet-224px"
+                )
         if self.tunings:
             plain = dict.fromkeys(dataclasses.replace(p, tuning="", tuning_epochs=0) for p in found)
             found = [
@@ -316,6 +322,12 @@ def _named(kind: str, wanted: Sequence[str] | None, known: Mapping[str, Any]) ->
         return ()
     family = []
     for name in wanted:
+        match = PHOTOGRAPHS.fullmatch(name)
+        if kind == "dataset" and match and not match[4] and match[1] not in CLASSES:
+            raise RequestError(
+                f"dataset {name!r}: say how many classes the folder {match[1]!r} has, as in "
+                f"{match[1]}-{match[2]}px{match[3] or ''}-c10; known without: {', '.join(CLASSES)}"
+            )
         with contextlib.suppress(KeyError):
             family.append(known[name].name)
     return tuple(choose(kind, wanted, list(dict.fromkeys([*known, *family]))))

@@ -16,6 +16,7 @@ from typing import NoReturn
 import torch
 from rich.console import Console
 
+from reports.formatting import plural
 from results.store import Store
 from slurm import site
 from suites import options
@@ -123,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             show_dry_run(console, request, todo)
             return 0
         options.check_writable(store, args.report_dir)
-        options.check_data(request, args.data_dir, args.download)
+        options.check_data(request, store, args.data_dir, args.download, args.fresh)
     except options.REFUSALS as error:
         fail(str(error))
     return carry_out(args, request, store, device, console)
@@ -156,7 +157,7 @@ def carry_out(
         workers = 1  # what runs beside it would be timed as well
     n_done = len(request.wanted) - len(jobs)
     console.print(
-        f"{request.suite.name}, profile {request.profile}: {len(request.wanted)} cells, "
+        f"{request.suite.name}, profile {request.profile}: {plural(len(request.wanted), 'cell')}, "
         f"{n_done} on record, {len(jobs)} to run on {device} with {workers} "
         f"worker{'s' if workers > 1 else ''}"
         + (f" of {args.ranks} processes" if args.ranks > 1 else ""),

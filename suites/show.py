@@ -10,7 +10,7 @@ from rich.table import Table as TextTable
 
 from methods import METHODS
 from reports.caption import metric_text
-from reports.formatting import estimate_text
+from reports.formatting import estimate_text, plural
 from reports.speed import comparisons, quiet
 from reports.table import Cell, Table
 from suites.engine.architectures import ARCHITECTURES
@@ -126,5 +126,5 @@ def show_dry_run(console: Console, request: Request, todo: Container[str]) -> No
         lines.append(f"{state}  {wanted.cell.key}  {wanted}")
     for gap in request.plan["unsupported"]:
         lines.append(f"cannot     {gap['row']} on {gap['column']}: {gap['reason']}")
-    lines.append(f"{len(request.wanted)} cells, {n_todo} to do; nothing was run")
+    lines.append(f"{plural(len(request.wanted), 'cell')}, {n_todo} to do; nothing was run")
     console.file.write("\n".join(lines) + "\n")

@@ -131,13 +131,13 @@ def prepare(
     require()
     sweep.queued()  # where Slurm does not answer, nothing shall be written down
     options.check_writable(store, args.report_dir)
-    sweep.sizes = options.check_data(request, args.data_dir, args.download)
+    sweep.sizes = options.check_data(request, store, args.data_dir, args.download, args.fresh)
     if args.fresh:
         _supersede(request, sweep)
         todo, n_stale = list(request.wanted), 0
     store.write_plan(request.plan)
     console.print(
-        f"{request.suite.name}, profile {request.profile}: {len(request.wanted)} cells, "
+        f"{request.suite.name}, profile {request.profile}: {plural(len(request.wanted), 'cell')}, "
         f"{len(request.wanted) - len(todo)} on record; jobs of {plural(where.cpus, 'core')}, "
         f"{plural(where.gpus, 'GPU') if where.gpus else 'no GPU'}, {where.minutes} minutes"
         + (f", {where.nodes} nodes each" if where.nodes > 1 else ""),

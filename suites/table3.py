@@ -54,7 +54,7 @@ def standard_has(row: str, dataset: str, architecture: str) -> bool:
 
 SUITE = Suite(
     name="table3",
-    title="Transfer: linear probes on features learned elsewhere",
+    title="Transfer: what was learned on one dataset, on another",
     methods=(
         *(RANDOM, "backprop", "deep-supervision"),
         *("hff", "mono-forward", "greedy", "decoupled", "ff", "cwcomp", "pepita", "cafo"),

@@ -22,7 +22,7 @@ from PIL import Image
 from methods import METHODS, Task, load_builtin
 from results.store import Store
 from suites import options, pack, run
-from suites.engine import augmentation, datasets, engine
+from suites.engine import augmentation, datasets, engine, training
 from suites.engine.architectures import ARCHITECTURES
 from suites.engine.augmentation import RESIZED
 from suites.engine.cell import Cell, Protocol
@@ -30,7 +30,7 @@ from suites.engine.checkpoint import Checkpoint
 from suites.engine.evaluation import evaluate
 from suites.engine.training import Training
 from suites.engine.trial import Job, Stopped, Trial
-from suites.images import folders, sample
+from suites.images import folders, packed, sample
 from suites.images.decoding import N_DRAWS, crop_boxes, evaluation_crop, random_crop
 from suites.images.folders import DatasetError
 from suites.images.pictures import Photographs, Pictures
@@ -237,6 +237,58 @@ def test_a_part_of_imagenet_by_a_list_of_wnids(tmp_path: Path) -> None:
         folders.read("other", tmp_path, 1)
 
 
+def test_a_photograph_is_in_one_split_at_all_sizes_and_in_all_parts(photos: Path) -> None:
+    """What one run chose a probe on, another must not have trained on."""
+
+    def validation(name: str) -> set[str]:
+        data = datasets.load(name, photos, 0.2)
+        assert isinstance(data.val[0], Pictures) and isinstance(data.val[0].source, Photographs)
+        paths = data.val[0].source._listing.paths
+        return {paths[i] for i in data.val[0]._index.tolist()}
+
+    whole = validation("digit-photos-32px-jpeg-c10")
+    assert 150 < len(whole) < 250  # of 1000
+    assert validation("digit-photos-64px-jpeg-c10") == whole
+    part = {p for p in whole if int(p[6]) < 4 and int(p[-8:-5]) < 30}
+    assert validation("digit-photos-32px-jpeg-c4-n30") == part != set()
+    data = datasets.load("digit-photos-32px-jpeg-c10", photos, 0.2)
+    assert len(data.train[1]) + len(data.val[1]) == 1000
+
+
+def test_numbers_in_a_list_count_in_all_classes(tmp_path: Path) -> None:
+    """Also where only some of them are taken; names that are numbers are names."""
+    for names, listed, expected in (
+        (("n1", "n2", "n3"), "v0 2\nv1 0\nv2 1\n", ["v0"]),
+        (("0", "2", "10"), "v0 2\nv1 10\nv2 0\n", ["v0"]),
+    ):
+        root = tmp_path / names[0]
+        for name in names:
+            save(root / "imagenet" / "train" / name / "a.JPEG", photograph(40, 40))
+        for i in range(3):
+            save(root / "imagenet" / "val" / f"v{i}.JPEG", photograph(40, 40))
+        (root / "imagenet" / "val.txt").write_text(listed)
+        last = sorted(names)[-1]
+        (root / "some.txt").write_text(f"{last}\n")
+        found = folders.read("some", root, 1)
+        assert [Path(p).stem for p in found.val.paths] == expected, names
+
+
+def test_a_folder_is_taken_for_no_other(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="is not a imagenette2/"):
+        datasets.load("imagenette2-32px-jpeg", photos / "digit-photos", 0.1)
+    (tmp_path / "imagenette2").symlink_to(photos / "digit-photos")
+    assert folders.only_one(tmp_path) == ("imagenette2", 10)
+    datasets.load("imagenette2-32px-jpeg", tmp_path, 0.1)
+    (tmp_path / "imagenet").symlink_to(photos / "digit-photos")
+    with pytest.raises(DatasetError, match="has 10 classes, not 1000"):
+        datasets.load("imagenet-32px-jpeg", tmp_path, 0.1)
+    (tmp_path / "x").mkdir()
+    packed.pack(folders.read("imagenette2", tmp_path, 10), 16, tmp_path / "x", 1)
+    (tmp_path / "x").rename(tmp_path / "imagenette2-32px")
+    with pytest.raises(DatasetError, match="holds 10 classes at 16 pixels"):
+        datasets.load("imagenette2-32px", tmp_path, 0.1)
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -290,6 +342,7 @@ def test_packed_and_decoded_are_the_same_dataset(photos: Path, tmp_path: Path) -
     one = datasets.load(name, tmp_path, 0.1)
     two = datasets.load(name.replace("px", "px-jpeg"), tmp_path, 0.1)
     assert isinstance(one.train[0], torch.Tensor) and isinstance(two.train[0], Pictures)
+    assert len(one.val[1]) + len(one.train[1]) == 36
     for a, b in ((one.train, two.train), (one.val, two.val), (one.test, two.test)):
         assert torch.equal(a[0][:], b[0][:]) and torch.equal(a[1], b[1])
     assert one.task.mean == two.task.mean and one.task.std == two.task.std
@@ -355,6 +408,7 @@ def test_broken_files_are_all_named_and_nothing_is_lost(
     assert pack.main(arguments) == 1
     assert "1 photographs cannot be decoded" in (told := capsys.readouterr().err)
     assert str(broken) in told
+    assert str(broken) in (tmp_path / "digit-photos-32px-c2" / "broken.txt").read_text()
     broken.write_bytes(good)
     folders.read.cache_clear()
     assert pack.main(arguments) == 0
@@ -367,7 +421,7 @@ def test_a_wrong_request_to_pack(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["flowers-64px"], "say how many classes"),
         (["imagenet-64px"], "no "),
         (["imagenet-64px", "--threads", "0"], "--threads"),
-        (["imagenet-64px", "--verify"], "cannot be read"),
+        (["imagenet-64px", "--verify"], "is not packed"),
     ):
         with pytest.raises(SystemExit) as ended:
             pack.main([*arguments, "--data-dir", str(tmp_path)])
@@ -493,6 +547,50 @@ def test_table4_on_the_class_folder_at_hand(tmp_path: Path, photos: Path) -> Non
     args = run.parser().parse_args([*arguments, "--data-dir", str(tmp_path / "empty")])
     with pytest.raises(DatasetError, match="no class folder"):
         options.resolve(args, "", [], "cpu")
+
+
+def test_other_photographs_of_the_same_name_are_noticed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Records are not shown as of data that they were not made of, and training does not go on."""
+    data = sample.make(tmp_path)
+    where = ["--results-dir", str(tmp_path / "runs"), "--report-dir", str(tmp_path / "out")]
+    what = [
+        "table4", "--data-dir", str(data), "--datasets", "digit-photos-32px-jpeg-c2-n20",
+        "--methods", "backprop", "--architectures", "cnn-small", "--epochs", "1", "--workers", "1",
+    ]  # fmt: skip
+    assert run.main([*what, *where]) == 0
+    name = "digit-photos-32px-jpeg-c2-n20"
+    wanted, before = cell(name, epochs=2), datasets.load(name, data, 0.1)
+    stops = iter([False, True])
+    with pytest.raises(Stopped):
+        trial(tmp_path / "cut", wanted, data, stop=lambda: next(stops)).run(before)
+    (data / "digit-photos" / "train" / "digit-1" / "train_003.JPEG").unlink()
+    folders.read.cache_clear()
+    datasets._read.cache_clear()
+    with pytest.raises(SystemExit) as ended:
+        run.main([*what, *where])
+    assert ended.value.code == 2 and "is not what it was" in capsys.readouterr().err
+    again = trial(tmp_path / "cut", wanted, data)
+    again.run(datasets.load(name, data, 0.1))
+    assert "other data of the same name" in again.warnings[0] and again.progress.sessions == 1
+
+
+def test_rules_that_look_at_all_images_are_shown_some_photographs(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all classes, and no more than can be held."""
+    monkeypatch.setattr(training, "MOST_AT_START", 8)
+    seen: list[torch.Tensor] = []
+
+    def start(self: object, x: torch.Tensor, y: torch.Tensor) -> None:
+        assert len(x) == len(y)
+        seen.append(y)
+
+    monkeypatch.setattr(METHODS["backprop"], "start", start)
+    name = "digit-photos-32px-jpeg-c4-n20"
+    trial(tmp_path, cell(name, epochs=1), photos).run(datasets.load(name, photos, 0.1))
+    assert len(seen[0]) == 8 and set(seen[0].tolist()) == {0, 1, 2, 3}
 
 
 def test_table4_without_a_folder_makes_one_and_shows_top_5(

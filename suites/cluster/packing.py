@@ -55,12 +55,19 @@ def minutes_of(record: Record) -> float:
 
 def _guess(cell: Cell, site: Site, sizes: Mapping[str, int]) -> float:
     """Minutes that a cell may take: thrice the operations of a forward pass for each image."""
-    if cell.kind != "train":
+    if cell.protocol.source:  # trained on the source, and perhaps further on the target
+        protocol = cell.protocol
+        images = sizes.get(cell.dataset, 60_000) * protocol.tuning_epochs
+        if not protocol.weights:
+            images += sizes.get(protocol.source, 60_000) * protocol.epochs
+    elif cell.kind == "train":
+        images = sizes.get(cell.dataset, 60_000) * cell.protocol.epochs
+    else:
         return MEASURING_MINUTES
-    images = sizes.get(cell.dataset, 60_000) * cell.protocol.epochs
     operations = 3 * _operations(cell.architecture, cell.dataset) * images
     rate = GPU_RATE if site.gpus else CORE_RATE * site.cpus / site.side_by_side
-    return START_MINUTES + operations / rate / 60
+    measuring = MEASURING_MINUTES if cell.protocol.source else 0.0
+    return START_MINUTES + measuring + operations / rate / 60
 
 
 def _sort_of(cell: Cell) -> str:

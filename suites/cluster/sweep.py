@@ -84,7 +84,10 @@ class Sweep:
         root = store.root.resolve()
         self.jobs = {
             job.cell.key: replace(
-                job, results_dir=root, data_dir=job.data_dir and job.data_dir.resolve()
+                job,
+                results_dir=root,
+                data_dir=job.data_dir and job.data_dir.resolve(),
+                weights=job.weights and job.weights.resolve(),
             )
             for job in jobs
         }

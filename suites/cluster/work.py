@@ -54,8 +54,9 @@ class CellWork:
 
     @staticmethod
     def _saved(store: Store, job: Job) -> int:
-        path = store.checkpoints_dir / f"{job.cell.key}.pt"
-        return path.stat().st_mtime_ns if path.exists() else 0
+        cells = [job.cell, *([job.cell.pretraining()] if job.cell.protocol.source else [])]
+        paths = [store.checkpoints_dir / f"{cell.key}.pt" for cell in cells]
+        return max((path.stat().st_mtime_ns for path in paths if path.exists()), default=0)
 
     @staticmethod
     def _ended(store: Store, job: Job) -> bool:

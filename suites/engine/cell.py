@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -156,6 +157,10 @@ class Cell:
             protocol = self.protocol.as_dict()
         elif self.kind == "cost":
             protocol = {**self.protocol.cost(), "device": self.device}
+        if self.protocol.source and protocol:
+            protocol["source_version"] = DATASETS[self.protocol.source].version
+        if self.protocol.tuning == "backprop":
+            protocol["tuning_version"] = METHODS["backprop"].version
         return {
             "kind": self.kind,
             "version": VERSIONS[self.kind],
@@ -242,7 +247,11 @@ class Cell:
         if not self.protocol.source:
             return sources.code_sha(self.kind, cls, self.architecture, self.dataset, style)
         made_for = self.protocol.source
-        return sources.code_sha(self.kind, cls, self.architecture, made_for, style, self.dataset)
+        sha = sources.code_sha(self.kind, cls, self.architecture, made_for, style, self.dataset)
+        if self.protocol.tuning == "backprop":
+            sha += sources.method_sha("train", METHODS["backprop"])
+            sha = hashlib.sha256(sha.encode()).hexdigest()[:16]
+        return sha
 
 
 def _plain(value: Any) -> Any:

@@ -32,6 +32,7 @@ class Progress:
     losses: list[float] = field(default_factory=list)  # of the steps of the unfinished epoch
     train_s: float = 0.0
     eval_s: float = 0.0
+    data_sha256: str = ""  # of the data that was trained on
     data_wait_s: float = 0.0  # part of train_s; of images that are read from disk
     memory: dict[str, int | None] = field(default_factory=dict)  # peaks of earlier sessions
     sessions: int = 0  # times this cell was started or resumed
@@ -88,6 +89,10 @@ class Checkpoint:
                 f"{self.path}: {(str(error) or type(error).__name__).splitlines()[0][:200]}; "
                 f"moved to {moved}"
             ) from error
+
+    def set_aside(self, why: str) -> str:
+        """Moves away a checkpoint that this run cannot go on from; what to tell of it."""
+        return f"{self.path}: {why}; moved to {self._store.set_aside(self.path)}"
 
     def remove(self) -> None:
         """Forgets the checkpoint of a finished cell."""

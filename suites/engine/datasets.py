@@ -19,7 +19,7 @@ from torch import Tensor
 
 from methods import Task
 from suites.engine.registry import Registry
-from suites.engine.seeds import generator
+from suites.engine.seeds import derive_seed, generator
 from suites.images import folders, packed, published_sets
 from suites.images.folders import DatasetError
 from suites.images.pictures import Photographs, Pictures
@@ -37,7 +37,7 @@ class Dataset:
         load: (folder, download) -> (train images, test images); folder is None when embedded.
         folder: what is looked for below the data directory, for messages.
         sha256: of all pixels and labels as loaded; catches damage that file formats do not show.
-        split_as: the name whose validation split this one has, where that is not its own.
+        folder_of: of photographs: the class folder, whose parts and sizes share one split.
         statistics: mean and standard deviation of each channel, in [0, 1]; None to take them from
             the training images.
     """
@@ -50,7 +50,7 @@ class Dataset:
     folder: str = ""
     sha256: str | None = None
     version: int = 1
-    split_as: str = ""
+    folder_of: str = ""
     statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
@@ -77,21 +77,34 @@ def load(name: str, data_dir: Path | None, val_fraction: float, download: bool =
     """The splits of a dataset, checked.
 
     The validation split is cut from the training images by a seed fixed per dataset, the same in
-    every run; mean and std are those of the remaining training images.
+    every run; mean and std are those of the remaining training images. Of a class folder, a
+    photograph is in the same split at all sizes and in all parts of the folder.
 
     Raises:
         DatasetError: files are missing, unreadable or not what they should be.
     """
     train, test, digest = _read(name, data_dir, download)
     dataset = DATASETS[name]
-    rng = generator("cpu", dataset.split_as or name, "validation split")
-    order = torch.randperm(len(train[1]), generator=rng)
-    n_val = round(len(order) * val_fraction)
-    val_index, train_index = order[:n_val].sort().values, order[n_val:].sort().values
+    val_index, train_index = _split(dataset, train[1], val_fraction)
     kept, val = _some(train, train_index), _some(train, val_index)
     mean, std = dataset.statistics or _channel_statistics(kept[0][:])
     task = Task(name, dataset.shape, dataset.n_classes, mean, std)
     return Data(task, kept, val, test, digest)
+
+
+def _split(dataset: Dataset, labels: Tensor, val_fraction: float) -> tuple[Tensor, Tensor]:
+    """Indices of the validation images, and of those that are left."""
+    if not dataset.folder_of:
+        rng = generator("cpu", dataset.name, "validation split")
+        order = torch.randperm(len(labels), generator=rng)
+        n_val = round(len(order) * val_fraction)
+        return order[:n_val].sort().values, order[n_val:].sort().values
+    drawn = []
+    for label, n in enumerate(torch.bincount(labels).tolist()):  # by class, as they are sorted
+        seed = derive_seed(dataset.folder_of, label, "validation split")
+        drawn.append(np.random.default_rng(seed).random(n))
+    chosen = torch.from_numpy(np.concatenate(drawn)) < val_fraction
+    return chosen.nonzero().flatten(), (~chosen).nonzero().flatten()
 
 
 def _some(part: Images, index: Tensor) -> Images:
@@ -161,7 +174,7 @@ def _check_folder(dataset: Dataset, data_dir: Path | None, download: bool) -> No
             + (
                 f"(expected: DIR/{dataset.folder}), or add --download to fetch it there"
                 if dataset.folder
-                else "(a folder that holds, or is, its class folder: train/<class>/*.JPEG and val/)"
+                else "(the folder that its files lie in, see docs/imagenet.md)"
             )
         )
     if download:
@@ -388,7 +401,7 @@ def photographs(name: str) -> Dataset | None:
         if folder in published_sets.SETS:
             parts = published_sets.read(folder, data_dir, download)
         else:
-            found = folders.read(folder, data_dir, n_classes, most)
+            found = folders.read(folder, data_dir, n_classes, most, exactly=match[4] is None)
             parts = found.train, found.val
         train, val = (
             (Pictures(Photographs(part, size)), torch.tensor(part.labels)) for part in parts
@@ -402,11 +415,17 @@ def photographs(name: str) -> Dataset | None:
                 f"suites.pack {name} --data-dir {data_dir}`, or take "
                 f"{name.replace('px', 'px-jpeg')}, which decodes the photographs in training"
             )
+        about = packed.read_about(data_dir / name)
+        if (about.size, len(about.classes)) != (size, n_classes):
+            raise DatasetError(
+                f"dataset {name!r}: {data_dir / name} holds {len(about.classes)} classes at "
+                f"{about.size} pixels; delete it and pack it again"
+            )
         return packed.load(data_dir / name)
 
     return Dataset(
         name, n_classes, (3, size, size), decoded if match[3] else ready,
-        split_as=name.replace("px-jpeg", "px"), statistics=IMAGENET_STATISTICS,
+        folder_of=folder, statistics=IMAGENET_STATISTICS,
     )  # fmt: skip
 
 

@@ -50,7 +50,11 @@ ROOTS = {
         *TRAINED,
         ("suites.engine.evaluation", "validate"), ("suites.engine.evaluation", "read"),
     ),
-    "transfer": (*TRAINED, ("suites.transfer.measure", "measure")),
+    "transfer": (
+        *TRAINED, ("suites.transfer.measure", "measure"),
+        ("suites.engine.cell", "Cell.pretraining"), ("suites.engine.cell", "Cell.reads_source"),
+        ("suites.engine.evaluation", "validate"), ("suites.engine.evaluation", "read"),
+    ),
     "audit": (*ALL, ("suites.auditing.measure", "measure")),
     "cost": (
         *ALL, *CARRIED_OUT, ("suites.costs.measure", "measure"),

@@ -22,6 +22,7 @@ from suites.engine.seeds import generator
 from suites.images.pictures import Wanted
 
 AGREE_STEPS = 10  # how often processes that share mini-batches agree on losses and on stopping
+MOST_AT_START = 10_000  # photographs that a method is shown before its first step
 LOSS_CHECK_STEPS = 50  # how often the device is asked whether the loss is still finite
 
 
@@ -56,7 +57,11 @@ class Training:
             return
         images, labels = self._data.train
         with batch.alone():  # each process has all of them
-            self._method.start(datasets.prepare(images[:], self._data.task), labels)
+            if isinstance(images, Tensor):
+                some = torch.arange(len(labels))
+            else:  # they may be too many to be held; evenly spaced ones are of all classes
+                some = torch.linspace(0, len(labels) - 1, min(len(labels), MOST_AT_START)).long()
+            self._method.start(datasets.prepare(images[some], self._data.task), labels[some])
 
     def epoch(self, epoch: int, made: Sequence[float] = ()) -> Iterator[int]:
         """Makes the steps of an epoch that are left; after each, yields how many are made in all.
@@ -67,9 +72,12 @@ class Training:
         Raises:
             Diverged: a loss is not finite. It is noticed within LOSS_CHECK_STEPS.
         """
-        order = _order(self._cell, epoch, self._n, self._data.train[1].device)
-        losses = torch.full((self.per_epoch,), float("nan"), device=order.device)
-        losses[: len(made)] = torch.tensor(made, device=order.device)
+        images, labels = self._data.train
+        # whoever reads images from disk needs their numbers here, without waiting for the device
+        place = labels.device if isinstance(images, Tensor) else torch.device("cpu")
+        order = _order(self._cell, epoch, self._n, place)
+        losses = torch.full((self.per_epoch,), float("nan"), device=labels.device)
+        losses[: len(made)] = torch.tensor(made, device=labels.device)
         self.losses = losses[: len(made)]
         self._method.train()
         agreed = len(made)
@@ -94,11 +102,12 @@ class Training:
         """
         images, kind = self._data.train[0], self._cell.protocol.augmentation
         steps = range(first, self.per_epoch)
+        device = self._data.train[1].device
 
         def own(i: int) -> tuple[Tensor, dict[str, Tensor]]:
             index = order[i * self.batch : (i + 1) * self.batch]
             stream = (self._cell.seed, self._cell.dataset, "augment", epoch, i)
-            drawn = augmentation.draw(kind, len(index), order.device, *stream)
+            drawn = augmentation.draw(kind, len(index), device, *stream)
             return batch.own(index), {name: batch.own(rows) for name, rows in drawn.items()}
 
         if isinstance(images, Tensor):

@@ -124,8 +124,13 @@ class Trial:
         except UnusableCheckpoint as event:
             self.warnings.append(f"checkpoint set aside, the cell starts anew: {event}")
             saved, method = None, self._build(data)
+        if saved is not None and saved.data_sha256 not in ("", data.sha256):
+            why = self.checkpoint.set_aside("made with other data of the same name")
+            self.warnings.append(f"checkpoint set aside, the cell starts anew: {why}")
+            saved, method = None, self._build(data)
         if saved is not None:
             self.progress = saved
+        self.progress.data_sha256 = data.sha256
         if batch.ranks() > 1:  # not all need see the same file, or the same way of starting
             ranks.hand_out(state_of(method, self.progress), self.device)
         self.progress.sessions += 1

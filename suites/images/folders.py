@@ -87,7 +87,8 @@ def only_one(data_dir: Path) -> tuple[str, int]:
             f"{data_dir} has {f'several class folders ({names})' if found else 'no class folder'}: "
             "point --data-dir at one, which has train/<class>/*.JPEG and val/"
         )
-    name, n = found[0].resolve().name, sum(1 for _ in (found[0] / "train").iterdir())
+    name = found[0].name or found[0].resolve().name  # of "." there is only the latter
+    n = sum(entry.is_dir() for entry in os.scandir(found[0] / "train"))
     if n < 2 or not re.fullmatch(r"\w[\w.-]*", name):
         raise DatasetError(
             f"{found[0]}: a class folder has two classes at least, and a name without spaces"
@@ -113,29 +114,34 @@ def find(name: str, data_dir: Path | None) -> tuple[Path, Path | None]:
         return data_dir / name, None
     if chosen.is_file() and (whole / "train").is_dir():
         return whole, chosen
-    if (data_dir / "train").is_dir():
+    if (data_dir / "train").is_dir() and name in (data_dir.name, data_dir.resolve().name):
         return data_dir, None
     raise DatasetError(
-        f"dataset {name!r}: no {data_dir / name / 'train'}, and no train/ in {data_dir}; a part of "
-        f"ImageNet may be named by its wnids in {chosen}, beside {data_dir / 'imagenet'}"
+        f"dataset {name!r}: no {data_dir / name / 'train'}, and {data_dir} is not a {name}/ with "
+        f"train/; a part of ImageNet may be named by its wnids in {chosen}, beside {whole}"
     )
 
 
 @functools.lru_cache(maxsize=4)
-def read(name: str, data_dir: Path | None, n_classes: int, most: int | None = None) -> ClassFolder:
+def read(
+    name: str, data_dir: Path | None, n_classes: int, most: int | None = None, exactly: bool = False
+) -> ClassFolder:
     """The photographs of the first n classes, at most so many of each in either part.
+
+    Args:
+        exactly: refuse a folder with more classes.
 
     Raises:
         DatasetError: a folder is missing or empty, or there are fewer classes.
     """
     root, chosen = find(name, data_dir)
-    here = sorted(entry.name for entry in os.scandir(root / "train") if entry.is_dir())
+    everything = here = sorted(d.name for d in os.scandir(root / "train") if d.is_dir())
     if chosen is not None:
         wanted = sorted({word for line in _lines(chosen) for word in line.split()[:1]})
         if missing := [wnid for wnid in wanted if wnid not in here]:
             raise DatasetError(f"{chosen}: no {missing[0]} in {root / 'train'}")
         here = wanted
-    if len(here) < n_classes:
+    if len(here) < n_classes or (exactly and len(here) > n_classes):
         raise DatasetError(
             f"dataset {name!r}: {root / 'train'} has {len(here)} classes, not {n_classes}; "
             f"the first so many are meant by a name like {name}-64px-c{len(here)}"
@@ -143,7 +149,7 @@ def read(name: str, data_dir: Path | None, n_classes: int, most: int | None = No
     classes = tuple(here[:n_classes])
     train = _by_folder(root / "train", classes, most)
     return ClassFolder(
-        root, classes, _words(root, classes), train, _validation(root, here, classes, most)
+        root, classes, _words(root, classes), train, _validation(root, everything, classes, most)
     )
 
 
@@ -213,7 +219,8 @@ def _truth(path: Path, val: Path, here: Sequence[str]) -> dict[str, str]:
     """Name of an image, without its suffix -> wnid.
 
     Args:
-        here: all classes of the training set; numbers in a list of "name number" count in them.
+        here: all classes of the training set; in a list of "name label", a label that is none of
+            them is a number that counts in them.
     """
     try:
         if path.suffix == ".csv":
@@ -230,7 +237,7 @@ def _truth(path: Path, val: Path, here: Sequence[str]) -> dict[str, str]:
         found = {}
         for line in _lines(path):
             name, label = re.split(r"[\t ]+", line)[:2]
-            found[Path(name).stem] = here[int(label)] if label.isdigit() else label
+            found[Path(name).stem] = label if label in here else here[int(label)]
         return found
     except (ValueError, IndexError, KeyError) as error:
         raise DatasetError(f"{path} cannot be read as a list of classes: {error}") from error

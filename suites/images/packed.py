@@ -82,7 +82,8 @@ Labelled = tuple[Tensor | Pictures, Tensor]
 def load(folder: Path) -> tuple[Labelled, Labelled]:
     """Images and labels of both parts.
 
-    Small parts are tensors in memory, large ones are read as they are asked for.
+    Small parts are tensors in memory, with their checksums compared; large ones are read as they
+    are asked for.
 
     Raises:
         DatasetError: a file is missing, of another version, or of another size than it should be.
@@ -97,6 +98,8 @@ def load(folder: Path) -> tuple[Labelled, Labelled]:
             raise DatasetError(
                 f"{path} is not {size} bytes long: delete {folder} and pack it again"
             )
+        if size <= IN_MEMORY and (bad := _damaged(path, part, about.size)):
+            raise DatasetError(f"{path} is damaged ({bad[0]}): delete {folder} and pack it again")
         pictures = Pictures(Array(path, n, about.size, _digest(part)))
         labels = torch.repeat_interleave(torch.arange(len(part.counts)), torch.tensor(part.counts))
         return pictures[:] if size <= IN_MEMORY else pictures, labels
@@ -107,6 +110,8 @@ def load(folder: Path) -> tuple[Labelled, Labelled]:
 def read_about(folder: Path) -> About:
     """What is packed in a folder. Raises DatasetError."""
     path = folder / "about.json"
+    if not path.is_file():
+        raise DatasetError(f"{folder} is not packed, or not to its end: the same command goes on")
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
         if told["version"] != VERSION:
@@ -118,13 +123,19 @@ def read_about(folder: Path) -> About:
 
 def damaged(folder: Path) -> list[str]:
     """The chunks whose pixels do not have their checksums, as text: all of the arrays are read."""
-    about, found = read_about(folder), []
-    for name in PARTS:
-        part: Part = getattr(about, name)
-        with open(folder / f"{name}.u8", "rb") as file:
-            for i, checksum in enumerate(part.checksums):
-                if zlib.crc32(file.read(CHUNK * _image_bytes(about.size))) != checksum:
-                    found.append(f"{name}.u8, images {i * CHUNK} to {(i + 1) * CHUNK - 1}")
+    about = read_about(folder)
+    return [
+        text for name in PARTS
+        for text in _damaged(folder / f"{name}.u8", getattr(about, name), about.size)
+    ]  # fmt: skip
+
+
+def _damaged(path: Path, part: Part, size: int) -> list[str]:
+    found, n = [], sum(part.counts)
+    with open(path, "rb") as file:
+        for start, checksum in zip(range(0, n, CHUNK), part.checksums, strict=True):
+            if zlib.crc32(file.read(CHUNK * _image_bytes(size))) != checksum:
+                found.append(f"{path.name}, images {start} to {min(start + CHUNK, n) - 1}")
     return found
 
 
@@ -153,11 +164,13 @@ def pack(
         for name, listing in listings.items()
     }
     if broken:
-        listed = "; ".join(broken[:5])
+        told = folder / "broken.txt"
+        write_atomically(told, "".join(f"{line}\n" for line in broken))
         raise DatasetError(
             f"{len(broken)} photographs cannot be decoded; mend or delete them, and go on with the "
-            f"same command: {listed}" + ("; ..." if len(broken) > 5 else "")
+            f"same command; all are listed in {told}, the first: {broken[0]}"
         )
+    (folder / "broken.txt").unlink(missing_ok=True)
     n_classes = len(photographs.classes)
     about = About(
         VERSION, size, list(photographs.classes), list(photographs.words),

@@ -28,9 +28,9 @@ EXTRA = "_extra_state"  # torch's name for what a module keeps besides weights
 def pretrained(trial: Trial) -> tuple[Method, Task]:
     """The method of a cell after its training on the source, and the task that it knows.
 
-    Weights are taken from `<results>/pretrained/<key>-<code>.pt`, where another cell has left
-    them; otherwise they are trained, with checkpoints, and left there. Where another process is
-    training them, this one waits.
+    Weights are taken from `<results>/pretrained/<key>-<code>-<data>.pt`, where another cell has
+    left them; otherwise they are trained, with checkpoints, and left there. Where another process
+    is training them, this one waits.
 
     Raises:
         Stopped, Diverged: as training does.
@@ -49,7 +49,7 @@ def pretrained(trial: Trial) -> tuple[Method, Task]:
     if not job.cell.protocol.epochs:
         return method, data.task
     store = Store(job.results_dir)
-    path = store.pretrained_dir / f"{cell.key}-{cell.code_sha()}.pt"
+    path = store.pretrained_dir / f"{cell.key}-{cell.code_sha()}-{data.sha256[:8]}.pt"
     about = {"key": cell.key, "cell": f"pre-training for {job.label}"}
     lease = Lease(store.live_dir / f"{cell.key}.json", about)
     while not path.exists():

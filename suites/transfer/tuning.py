@@ -33,9 +33,11 @@ def measure(trial: Trial, method: Method, source: Task, target: Data) -> dict[st
     style = trial.cell.method_class().style(trial.cell.method_config())
     tuning.start = Start(style, {k: v.clone() for k, v in method.blocks.state_dict().items()})
     data = fitted(target, source).to(trial.device)
-    tuning.finish(tuning.trained(data), data)
-    trial.progress, trial.batch = tuning.progress, tuning.batch
-    trial.warnings += tuning.warnings
+    try:
+        tuning.finish(tuning.trained(data), data)
+    finally:  # what is known of it is on record however it ends
+        trial.progress, trial.batch = tuning.progress, tuning.batch
+        trial.warnings += tuning.warnings
     return {split: {READOUT: found[next(iter(found))]} for split, found in tuning.metrics.items()}
 
 

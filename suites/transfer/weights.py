@@ -63,8 +63,10 @@ def read(path: Path, architecture: str) -> Weights:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        told = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"weights {path} cannot be read: {told}") from error
+        raise WeightsError(
+            f"weights {path} cannot be read ({type(error).__name__}): not a file of torch.save with "
+            "tensors alone, or not whole"
+        ) from error
     if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
         raise WeightsError(
             f"weights {path} are not a state dict (names and tensors), as torchvision's files are"
