@@ -19,7 +19,6 @@ from suites.images.decoding import Pixels, evaluation_crop, random_crop
 from suites.images.folders import Listing
 
 AHEAD = 4  # mini-batches that are being read while one is trained on
-PIECE = 16  # images that a thread reads at a time
 
 Wanted = tuple[Tensor | slice, Tensor | None]  # which, and the draws of their random crops if any
 
@@ -29,11 +28,12 @@ class Source(Protocol):
 
     Attributes:
         shape: (C, H, W). crops: whether `read` can crop at random, from more than these pixels.
-        digest: changes where the images do.
+        piece: how many a thread reads at a time. digest: changes where the images do.
     """
 
     shape: tuple[int, int, int]
     crops: bool
+    piece: int
 
     @property
     def digest(self) -> str: ...
@@ -48,6 +48,7 @@ class Photographs:
     """A source that decodes files: the evaluation crop, or a random one."""
 
     crops = True
+    piece = 16
 
     def __init__(self, listing: Listing, size: int) -> None:
         self.shape = (3, size, size)
@@ -162,11 +163,13 @@ class Pictures:
         rows = None if draws is None else draws.numpy()
 
         def read(start: int) -> None:
-            part = slice(start, start + PIECE)
+            part = slice(start, start + self.source.piece)
             own = None if rows is None else rows[part]
             images.numpy()[part] = self.source.read(chosen[part], own)
 
-        return images, [_threads().submit(read, i) for i in range(0, len(chosen), PIECE)]
+        return images, [
+            _threads().submit(read, i) for i in range(0, len(chosen), self.source.piece)
+        ]
 
 
 @functools.cache

@@ -64,8 +64,8 @@ def read(path: Path, architecture: str) -> Weights:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise WeightsError(
-            f"weights {path} cannot be read ({type(error).__name__}): not a file of torch.save with "
-            "tensors alone, or not whole"
+            f"weights {path} cannot be read ({type(error).__name__}): not a file of torch.save "
+            "with tensors alone, or not whole"
         ) from error
     if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
         raise WeightsError(
