@@ -93,6 +93,19 @@ def test_stopped_in_tuning_and_gone_on_with(tmp_path: Path) -> None:
     assert again.progress.sessions == 2
 
 
+def test_targets_too_large_when_enlarged_are_enlarged_in_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From 8x8 to 16x16 pixels: the same bits as where all of them are held."""
+    protocol = dataclasses.replace(PROTOCOL, source="synthetic", epochs=0, tuning_epochs=1)
+    cell, data = transfer("hff", protocol), datasets.load("digits-5to9", None, 0.1)
+    held = measure.measure(trial(tmp_path / "held", cell), data)
+    monkeypatch.setattr(tuning, "MOST_FITTED", 0)
+    task = datasets.load("synthetic", None, 0.1).task
+    assert tuning.fitted(data, task).train[0].shape == (len(data.train[1]), 1, 16, 16)
+    assert measure.measure(trial(tmp_path / "read", cell), data) == held
+
+
 def test_random_weights_that_are_tuned_are_a_training_from_nothing(tmp_path: Path) -> None:
     """The control: its blocks are those that nobody has trained."""
     cell = transfer("backprop", dataclasses.replace(PROTOCOL, epochs=0))

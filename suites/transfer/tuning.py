@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from methods import Method, Task
 from suites.engine import datasets
@@ -13,9 +17,11 @@ from suites.engine.cell import Cell, Start
 from suites.engine.datasets import Data, Images
 from suites.engine.evaluation import EVAL_BATCH
 from suites.engine.trial import Trial
+from suites.images.decoding import Pixels
 from suites.images.pictures import Pictures
 
 READOUT = "fine-tuned"
+MOST_FITTED = 2**31
 
 
 def measure(trial: Trial, method: Method, source: Task, target: Data) -> dict[str, Any]:
@@ -52,8 +58,31 @@ def tuned_cell(cell: Cell) -> Cell:
     return dataclasses.replace(cell, kind="train", protocol=protocol)
 
 
+class Fitted:
+    """Images in memory that are brought to another shape whenever they are asked for."""
+
+    crops = False
+    piece = 64
+    digest = ""  # they are known by what they are made from
+
+    def __init__(self, images: Tensor, shape: tuple[int, int, int]) -> None:
+        self.shape, self._images = shape, images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def read(self, index: NDArray[np.int64], draws: NDArray[np.float64] | None) -> Pixels:
+        """See `suites.images.pictures.Source`."""
+        parts = torch.from_numpy(index).split(EVAL_BATCH)
+        found = [datasets.fitted(self._images[part], self.shape).numpy() for part in parts]
+        return np.concatenate(found) if found else np.empty((0, *self.shape), np.uint8)
+
+
 def fitted(target: Data, source: Task) -> Data:
-    """The target's images in the shape of the source's, as its network knows them."""
+    """The target's images in the shape of the source's, as its network knows them.
+
+    Where they would take more than MOST_FITTED bytes, mini-batches are fitted as they are needed.
+    """
     task = dataclasses.replace(source, name=target.task.name, n_classes=target.task.n_classes)
 
     def fit(part: Images) -> Images:
@@ -65,8 +94,11 @@ def fitted(target: Data, source: Task) -> Data:
                     f"its networks are for {source.shape[1]}: take that size"
                 )
             return part
-        batches = [datasets.fitted(b, source.shape) for b in images.split(EVAL_BATCH)]
-        return (torch.cat(batches) if batches else images), labels
+        channels, height, width = source.shape
+        own = Fitted(images, (channels, height, width))
+        if len(images) * math.prod(own.shape) <= MOST_FITTED:
+            return torch.from_numpy(own.read(np.arange(len(images)), None)), labels
+        return Pictures(own), labels
 
     return dataclasses.replace(
         target, task=task, train=fit(target.train), val=fit(target.val), test=fit(target.test)
