@@ -28,7 +28,7 @@ BELOW = {
     "engine": {"auditing", "costs", "images", "transfer"},  # a cell can be one of theirs
     "auditing": {"engine"},
     "costs": {"engine"},
-    "transfer": {"engine"},
+    "transfer": {"engine", "images"},
     "launching": {"engine"},
     "cluster": {"engine", "launching"},
 }
