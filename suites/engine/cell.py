@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -81,6 +80,12 @@ class Protocol:
             if not fields[name]:
                 del fields[name]
         return _plain(fields)
+
+    def of_training(self, epochs: int) -> Protocol:
+        """The same for a training alone, with nothing of transfer."""
+        return dataclasses.replace(
+            self, epochs=epochs, source="", weights="", tuning="", tuning_epochs=0
+        )
 
     def cost(self) -> dict[str, Any]:
         """The fields that a cost depends on."""
@@ -188,13 +193,10 @@ class Cell:
 
     def pretraining(self) -> Cell:
         """Of transfer: the training on the source, a cell like any other."""
-        protocol = self.protocol
-        epochs = max(1, protocol.epochs)  # where it is 0, this cell is built and not trained
+        epochs = max(1, self.protocol.epochs)  # where it is 0, this cell is built and not trained
         return dataclasses.replace(
-            self, kind="train", dataset=protocol.source,
-            protocol=dataclasses.replace(
-                protocol, source="", epochs=epochs, weights="", tuning="", tuning_epochs=0
-            ),
+            self, kind="train", dataset=self.protocol.source,
+            protocol=self.protocol.of_training(epochs),
         )  # fmt: skip
 
     def method_class(self) -> type[Method]:
@@ -247,11 +249,10 @@ class Cell:
         if not self.protocol.source:
             return sources.code_sha(self.kind, cls, self.architecture, self.dataset, style)
         made_for = self.protocol.source
-        sha = sources.code_sha(self.kind, cls, self.architecture, made_for, style, self.dataset)
-        if self.protocol.tuning == "backprop":
-            sha += sources.method_sha("train", METHODS["backprop"])
-            sha = hashlib.sha256(sha.encode()).hexdigest()[:16]
-        return sha
+        tuned_by = METHODS["backprop"] if self.protocol.tuning == "backprop" else None
+        return sources.code_sha(
+            self.kind, cls, self.architecture, made_for, style, self.dataset, tuned_by=tuned_by
+        )
 
 
 def _plain(value: Any) -> Any:

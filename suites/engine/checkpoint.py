@@ -66,12 +66,12 @@ class Checkpoint:
         os.replace(part, self.path)
         self._at = at
 
-    def load(self, method: Method) -> Progress | None:
-        """Restores a run; None when there is nothing to restore.
+    def load(self, method: Method, data_sha256: str) -> Progress | None:
+        """Restores a run on this data; None when there is nothing to restore.
 
         Raises:
-            UnusableCheckpoint: the file cannot be read, or other sources made it: going on from
-                it would mix two programs in one number. It has been set aside.
+            UnusableCheckpoint: the file cannot be read, or other sources made it, or with other
+                data: going on from it would mix two of them in one number. It has been set aside.
         """
         if not self.path.exists():
             return None
@@ -79,6 +79,8 @@ class Checkpoint:
             document = torch.load(self.path, map_location="cpu", weights_only=True)
             if {k: document.get(k) for k in self._identity} != self._identity:
                 raise ValueError("made by other sources")
+            if document["progress"].get("data_sha256") not in (None, "", data_sha256):
+                raise ValueError("made with other data of the same name")
             progress = restore(method, document)
             self._at = (progress.step, len(progress.curves["epoch"]))
             return progress
@@ -89,10 +91,6 @@ class Checkpoint:
                 f"{self.path}: {(str(error) or type(error).__name__).splitlines()[0][:200]}; "
                 f"moved to {moved}"
             ) from error
-
-    def set_aside(self, why: str) -> str:
-        """Moves away a checkpoint that this run cannot go on from; what to tell of it."""
-        return f"{self.path}: {why}; moved to {self._store.set_aside(self.path)}"
 
     def remove(self) -> None:
         """Forgets the checkpoint of a finished cell."""

@@ -87,16 +87,19 @@ class Name(NamedTuple):
 
 
 def code_sha(
-    kind: str, method: type[Method], architecture: str, dataset: str, style: BlockStyle, *more: str
-) -> str:
+    kind: str, method: type[Method], architecture: str, dataset: str, style: BlockStyle, *more: str,
+    tuned_by: type[Method] | None = None,
+) -> str:  # fmt: skip
     """SHA-256, 16 digits, of the code behind a cell: rule, engine or audit, network, data.
 
     Args:
         dataset: what the network is made for; more: other datasets that are looked at.
+        tuned_by: another method that trains it further.
     """
     parts = [
         method_sha(kind, method), builder_sha(architecture), network(architecture, dataset, style),
         *map(_data, (dataset, *more)),
+        *([method_sha("train", tuned_by)] if tuned_by else []),
     ]  # fmt: skip
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 

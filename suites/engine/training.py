@@ -57,9 +57,8 @@ class Training:
             return
         images, labels = self._data.train
         with batch.alone():  # each process has all of them
-            if isinstance(images, Tensor):
-                some = torch.arange(len(labels))
-            else:  # they may be too many to be held; evenly spaced ones are of all classes
+            some: slice | Tensor = slice(None)
+            if not isinstance(images, Tensor):  # too many to be held? evenly spaced, of all classes
                 some = torch.linspace(0, len(labels) - 1, min(len(labels), MOST_AT_START)).long()
             self._method.start(datasets.prepare(images[some], self._data.task), labels[some])
 

@@ -120,13 +120,9 @@ class Trial:
         peak = PeakMemory(self.device)
         method = self._build(data)
         try:
-            saved = self.checkpoint.load(method)
+            saved = self.checkpoint.load(method, data.sha256)
         except UnusableCheckpoint as event:
             self.warnings.append(f"checkpoint set aside, the cell starts anew: {event}")
-            saved, method = None, self._build(data)
-        if saved is not None and saved.data_sha256 not in ("", data.sha256):
-            why = self.checkpoint.set_aside("made with other data of the same name")
-            self.warnings.append(f"checkpoint set aside, the cell starts anew: {why}")
             saved, method = None, self._build(data)
         if saved is not None:
             self.progress = saved

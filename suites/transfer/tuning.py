@@ -49,10 +49,7 @@ def measure(trial: Trial, method: Method, source: Task, target: Data) -> dict[st
 
 def tuned_cell(cell: Cell) -> Cell:
     """The training on the target, a cell like any other."""
-    protocol = dataclasses.replace(
-        cell.protocol, source="", tuning="", weights="", tuning_epochs=0,
-        epochs=cell.protocol.tuning_epochs,
-    )  # fmt: skip
+    protocol = cell.protocol.of_training(cell.protocol.tuning_epochs)
     if cell.protocol.tuning == "backprop":
         return Cell.of("backprop", {}, cell.architecture, cell.dataset, protocol, cell.seed)
     return dataclasses.replace(cell, kind="train", protocol=protocol)

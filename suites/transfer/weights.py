@@ -71,8 +71,7 @@ def read(path: Path, architecture: str) -> Weights:
         raise WeightsError(
             f"weights {path} are not a state dict (names and tensors), as torchvision's files are"
         )
-    with torch.device("meta"):
-        expected = _named(architecture)
+    expected = _named(architecture)
     for name, tensor in expected.items():
         if name not in found:
             raise WeightsError(
@@ -104,9 +103,11 @@ def digest(path: Path) -> str:
 
 
 def _named(architecture: str) -> Weights:
-    """Names in torchvision's state dict, in the order of the blocks, with their shapes."""
+    """Names in torchvision's state dict, in the order of the blocks, with tensors of no memory."""
+    with torch.device("meta"):
+        parts = torchvision_parts(ARCHITECTURES[architecture].torchvision)
     return {
         f"{unit}.{name}".lstrip("."): tensor
-        for unit, module in torchvision_parts(ARCHITECTURES[architecture].torchvision).items()
+        for unit, module in parts.items()
         for name, tensor in module.state_dict().items()
     }
