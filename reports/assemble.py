@@ -8,10 +8,17 @@ from typing import Any
 
 from reports.claims import VERDICTS, claim_of
 from reports.plan import check_plan
-from reports.statistics import Estimate, estimate, holm_rejects, paired_p_value
+from reports.statistics import (
+    MIN_SEEDS_FOR_INTERVAL,
+    Estimate,
+    estimate,
+    holm_rejects,
+    paired,
+)
 from reports.table import (
     ACCIDENTS,
     TOP5,
+    Beside,
     Cell,
     Claim,
     Column,
@@ -19,6 +26,7 @@ from reports.table import (
     Row,
     Run,
     Table,
+    control_of,
     lower_is_better,
 )
 from results.record import Record
@@ -77,8 +85,11 @@ def build_table(
     for place, cell in cells.items():
         about = tuple(c for c in claims if (c.row, c.column) == place)
         cells[place] = replace(cell, claims=about)
+    control = control_of(rows)
     for column in columns:
         cells.update(_marked([cells[row.id, column.id] for row in rows], plan["headline"]))
+        if control is not None and plan["headline"]["split"] in ("test", "val"):
+            cells.update(_beside([cells[row.id, column.id] for row in rows], control.id))
     return Table(plan, rows, columns, cells, tuple(set_aside), claims)
 
 
@@ -308,15 +319,33 @@ def _marked(column: list[Cell], headline: Mapping[str, Any]) -> dict[tuple[str, 
     winner = complete[next(row for row in means if means[row] == top)]
     marked = {row: replace(c, best=True) for row, c in complete.items() if means[row] == top}
     rivals = [
-        c for row, c in complete.items()
-        if row not in marked and c.n_wanted >= 3
-        and [r.seed for r in c.runs] == [r.seed for r in winner.runs]
+        c for row, c in complete.items() if row not in marked and _can_be_paired(c, winner)
     ]  # fmt: skip
-    p_values = [paired_p_value(_values(c), _values(winner)) for c in rivals]
+    p_values = [paired(_values(c), _values(winner)).p_value for c in rivals]
     for rival, rejected in zip(rivals, holm_rejects(p_values), strict=True):
         if not rejected:
             marked[rival.row] = replace(rival, tied=True)
     return {(c.row, c.column): c for c in marked.values()}
+
+
+def _beside(column: list[Cell], control: str) -> dict[tuple[str, str], Cell]:
+    """Adds what lies between the whole cells of a column and the control, where that is whole."""
+    other = next(c for c in column if c.row == control)
+    rivals = [c for c in column if c is not other and _can_be_paired(c, other)]
+    found = [paired(_values(c), _values(other)) for c in rivals]
+    rejected = holm_rejects([d.p_value for d in found])
+    return {
+        (c.row, c.column): replace(c, beside=Beside(d, distinct))
+        for c, d, distinct in zip(rivals, found, rejected, strict=True)
+    }
+
+
+def _can_be_paired(a: Cell, b: Cell) -> bool:
+    return (
+        a.state == b.state == "ok"
+        and a.n_wanted >= MIN_SEEDS_FOR_INTERVAL
+        and [run.seed for run in a.runs] == [run.seed for run in b.runs]
+    )
 
 
 def _values(cell: Cell) -> tuple[float, ...]:

@@ -40,6 +40,7 @@ class Panel:
 
     title: str
     svg: str  # safe to put into a page as it is
+    column: Column | None = None  # where it is about one
 
 
 def line_style(index: int) -> dict[str, Any]:
@@ -93,7 +94,7 @@ def panels(
             figure = Figure(figsize=size, layout="constrained")
             draw(figure.subplots(), table, column)
             title = f"{column.dataset}, {column.label}"
-            found.append(Panel(title, svg(figure, f"{draw.__name__}-{column.id}")))
+            found.append(Panel(title, svg(figure, f"{draw.__name__}-{column.id}"), column))
     return found
 
 
@@ -115,10 +116,20 @@ def svg(figure: Figure, salt: str) -> str:
     used = set(re.findall(r"#([\w-]+)", text))
     text = re.sub(r' id="([^"]*)"', lambda m: m[0] if m[1] in used else "", text)
     text = re.sub(r"(?<=[:\s])#[0-9a-f]{6}\b", lambda m: _VARIABLES.get(m[0].lower(), m[0]), text)
+    text = re.sub(r"<[^>]*>", lambda m: _short_tag(m[0]), text)
+    text = re.sub(r">\s+<", "><", text)
     width = re.search(r'width="([\d.]+)pt"', text)
     text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
     largest = f"{float(width[1]) * 4 / 3:.0f}px" if width else "none"
     return text.replace("<svg", f'<svg style="max-width: {largest}"', 1).strip()
+
+
+def _short_tag(tag: str) -> str:
+    """A tag without what cannot be seen, or is the page's to say: half of the file is that."""
+    tag = re.sub(r"(\d\.\d\d)\d+", r"\1", tag)  # a hundredth of a point
+    tag = re.sub(r"font-family: [^;\"]*; ?", "", tag)
+    tag = re.sub(r' transform="rotate\(-0 [^)]*\)"', "", tag)
+    return re.sub(r"\s+", " ", tag)
 
 
 def save(figure: Figure, path: Path, kind: str) -> None:

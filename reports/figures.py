@@ -31,7 +31,7 @@ from reports.drawing import (
     svg,
 )
 from reports.speed import scalings
-from reports.table import Cell, Column, Table
+from reports.table import Cell, Column, Row, Table
 
 FILE_TYPES = ("pdf", "png")
 MOST_TICKS = 100  # of single seeds: more are a smear
@@ -51,8 +51,8 @@ def curve_panels(table: Table) -> list[Panel]:
     return panels(table, columns, draw_curves, (4.4, 2.9))
 
 
-def swatches(table: Table) -> list[tuple[str, str]]:
-    """(label of a method, SVG of its line and marker), the key to the curves."""
+def swatches(table: Table) -> list[tuple[Row, str]]:
+    """(method, SVG of its line and marker), the key to the curves."""
     found = []
     with style():
         for i, row in enumerate(table.rows):
@@ -61,7 +61,7 @@ def swatches(table: Table) -> list[tuple[str, str]]:
             axes.set_axis_off()
             axes.plot([0, 0.5, 1], [0, 0, 0], **line_style(i), markevery=[1])
             axes.set_xlim(-0.05, 1.05)
-            found.append((row.label, svg(figure, f"key-{i}")))
+            found.append((row, svg(figure, f"key-{i}")))
     return found
 
 

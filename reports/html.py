@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+import base64
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,10 @@ from reports import (
 )
 from reports.caption import caption, counts, metric_text
 from reports.drawing import Panel
+from reports.drilldown import AGAIN_DIR, anchor, drilldowns, tip
 from reports.formatting import (
+    NOTHING,
     count,
-    decimals,
     estimate_text,
     number,
     plural,
@@ -32,30 +33,13 @@ from reports.formatting import (
     signed,
     when,
 )
-from reports.statistics import Estimate
-from reports.table import TOP5, Cell, Claim, Column, Row, Run, Table
+from reports.frame import to_short_csv
+from reports.latex import render as render_latex
+from reports.summary import summarise
+from reports.table import TOP5, Cell, Claim, Column, Table
+from reports.views import COSTS, Entry, View, as_json, cost, views
 
-# (measure in the record, heading, divisor); a measure that no record holds gets no column
-COSTS = (
-    ("train_s", "train, s", 1),
-    ("train_images_per_s", "train, images/s", 1),
-    ("eval_images_per_s", "predict, images/s", 1),
-    ("data_wait_share", "train, waiting for images, %", 0.01),
-    ("n_params", "parameters", 1),
-    ("n_params_aux", "auxiliary parameters", 1),
-    ("flops_train_per_image", "train, MFLOPs per image", 1e6),
-    ("flops_eval_per_image", "predict, MFLOPs per image", 1e6),
-    ("passes_per_prediction", "passes per prediction", 1),
-    ("inputs_overwritten_pct", "inputs overwritten by labels, %", 1),
-    ("energy_j", "train, J", 1),
-    ("peak_tensor_bytes", "peak of tensors, MiB", 2**20),
-    ("peak_rss_bytes", "peak process memory, MiB", 2**20),
-    ("peak_rss_growth_bytes", "process memory growth, MiB", 2**20),
-    ("peak_allocated_bytes", "peak device memory, MiB", 2**20),
-    ("peak_reserved_bytes", "device memory reserved, MiB", 2**20),
-)
-MOST_SEEDS = 100  # listed under a cell, those that are not ok first; the CSV file has them all
-_COUNTED = ("n_params", "n_params_aux", "passes_per_prediction")
+MOST_EMBEDDED = 300_000  # bytes of a download inside the page; a larger one lies beside it
 _STATES = {"unsupported": "not supported", "oom": "out of memory"}
 
 
@@ -64,6 +48,9 @@ def render(table: Table, again: str = "") -> str:
     # a page about the audit alone, or about costs: nothing was trained
     audited = table.plan["headline"]["split"] == "audit"
     timed = any(column.axes for column in table.columns)
+    shown, summary = views(table), summarise(table)
+    summarised = [line.row for line in summary.lines] if summary else []
+    swatches = [(row, Markup(svg)) for row, svg in figures.swatches(table)]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -78,8 +65,15 @@ def render(table: Table, again: str = "") -> str:
         "state": _state,
         "signal": lambda row: locality.claimed(table, row),
     }
-    environment.globals |= {"estimate_text": estimate_text, "anchor": _anchor, "plural": plural,
-        "published_text": _published, "claim_text": _claim}  # fmt: skip
+    row_at = {row.id: i for i, row in enumerate(table.rows)}
+    column_at = {column.id: i for i, column in enumerate(table.columns)}
+    environment.globals |= {
+        "estimate_text": estimate_text, "anchor": anchor, "tip": tip, "plural": plural,
+        "published_text": _published, "claim_text": _claim,
+        # what the script filters by
+        "of_row": lambda row: Markup(f' data-row="{row_at[row.id]}"'),
+        "of_column": lambda column: Markup(f' data-column="{column_at[column.id]}"'),
+    }  # fmt: skip
     return environment.get_template("page.html.j2").render(
         table=table,
         plan=table.plan,
@@ -97,7 +91,23 @@ def render(table: Table, again: str = "") -> str:
         memory_has_lines=cost_figures.memory_has_lines(table),
         claims=_claims(table),
         budgets=_budgets(table),
-        drill=_drill(table),
+        drill=drilldowns(table),
+        view_groups=_view_groups(shown),
+        views_json=as_json(table, shown),
+        names_json={
+            "rows": [row.label for row in table.rows],
+            "columns": [
+                {"dataset": c.dataset, "architecture": c.architecture} for c in table.columns
+            ],
+        },
+        filters=[
+            (name, choices)
+            for name in ("dataset", "architecture")
+            if len(choices := list(dict.fromkeys(getattr(c, name) for c in table.columns))) > 1
+        ],
+        summary=summary,
+        downloads=_downloads(table),
+        again_dir=AGAIN_DIR,
         failures=[f for f in table.runs if f[2].status not in ("ok", "missing", "running")],
         first_line=_first_line,
         unsupported=[
@@ -120,8 +130,26 @@ def render(table: Table, again: str = "") -> str:
         by_depth=_drawn(transfer.depth_panels(table)),
         by_labels=_drawn(transfer.label_panels(table)),
         pareto=[] if audited or timed else _drawn(cost_figures.pareto_panels(table)),
-        swatches=[(label, Markup(svg)) for label, svg in figures.swatches(table)],
+        swatches=[(row.label, svg) for row, svg in swatches],
+        summary_swatches=[(row.label, svg) for row, svg in swatches if row in summarised],
     )
+
+
+def _filters(table: Table) -> list[tuple[str, list[str]]]:
+    """(field of a column, its values), where there is a choice."""
+    found = {
+        name: list(dict.fromkeys(getattr(column, name) for column in table.columns))
+        for name in ("dataset", "architecture")
+    }
+    return [(name, values) for name, values in found.items() if len(values) > 1]
+
+
+def _view_groups(shown: list[View]) -> list[tuple[str, list[tuple[int, str]]]]:
+    """(group, [(number of the view, its label)]), in the order in which groups appear."""
+    groups: dict[str, list[tuple[int, str]]] = {}
+    for i, view in enumerate(shown):
+        groups.setdefault(view.group, []).append((i, view.label))
+    return list(groups.items())
 
 
 def _verdict(table: Table) -> str:
@@ -155,21 +183,30 @@ def _claim(claim: Claim) -> str:
     return text + (f" ({claim.std_kind})" if claim.std_kind else "")
 
 
-def _anchor(row: Row, column: Column) -> str:
-    """A fragment identifier; an id may hold anything but white space, so others are replaced."""
-    return "cell-" + re.sub(r"[^\w.-]", "-", f"{row.id}-{column.id}", flags=re.ASCII)
-
-
 def _first_line(text: str | None) -> str:
     return (text or "no reason recorded").strip().partition("\n")[0]
 
 
-def _drawn(panels: list[Panel]) -> list[tuple[str, Markup]]:
-    return [(panel.title, Markup(panel.svg)) for panel in panels]
+def _drawn(panels: list[Panel]) -> list[Panel]:
+    return [replace(panel, svg=Markup(panel.svg)) for panel in panels]
+
+
+def _downloads(table: Table) -> list[tuple[str, str, str]]:
+    """(what it is, name of the file, address): inside the page where it is small enough."""
+    suite = str(table.plan["suite"])
+    found = []
+    for what, name, text in (
+        ("LaTeX", f"{suite}.tex", render_latex(table)),
+        ("CSV", f"{suite}-table.csv", to_short_csv(table)),
+    ):
+        if len(text) <= MOST_EMBEDDED:
+            coded = base64.b64encode(text.encode()).decode()
+            found.append((f"this table as {what}", name, f"data:text/plain;base64,{coded}"))
+    return found
 
 
 def _costs(table: Table) -> dict[str, Any]:
-    """Headings, and per column of the table a line per method: (row, cell, [(value, text)])."""
+    """Headings, and per column of the table a line per method: (row, cell, [(text, value)])."""
     present = {
         name for cell in table.cells.values() for name, value in cell.cost.items()
         if value or not name.startswith("inputs_")
@@ -183,7 +220,7 @@ def _costs(table: Table) -> dict[str, Any]:
         for row in table.rows:
             cell = table.cell(row, column)
             if cell.cost:
-                values = [_cost(cell, name, by) for name, _, by in shown]
+                values = [cost(cell, name, by) or (NOTHING, None) for name, _, by in shown]
                 lines.append((row, cell, values + [_to_target(cell, aims[column.id])] * aimed))
         if lines:
             aim = aims[column.id]
@@ -192,18 +229,9 @@ def _costs(table: Table) -> dict[str, Any]:
     return {"headings": headings, "groups": groups, "share": targets.SHARE if aimed else None}
 
 
-def _to_target(cell: Cell, accuracy_pct: float | None) -> tuple[float | None, str]:
+def _to_target(cell: Cell, accuracy_pct: float | None) -> Entry:
     seconds = None if accuracy_pct is None else targets.seconds_to(cell, accuracy_pct)
-    return seconds, number(seconds)
-
-
-def _cost(cell: Cell, name: str, divisor: float) -> tuple[float | None, str]:
-    value = cell.cost.get(name)
-    if value is None:
-        return None, number(None)
-    if name in _COUNTED and value == int(value):
-        return value, count(value)
-    return value / divisor, number(value / divisor)
+    return number(seconds), seconds
 
 
 def _claims(table: Table) -> dict[str, Any]:
@@ -248,61 +276,6 @@ def _readouts(table: Table) -> list[dict[str, Any]]:
                 }
             )
     return lines
-
-
-def _drill(table: Table) -> list[tuple[Column, list[tuple[Row, Cell, dict[str, Any]]]]]:
-    return [
-        (column, [(row, cell, _details(cell)) for row in table.rows
-                  if (cell := table.cell(row, column)).state != "unwanted"])
-        for column in table.columns
-    ]  # fmt: skip
-
-
-def _details(cell: Cell) -> dict[str, Any]:
-    """What one drill-down shows: a line per seed and the spread over them."""
-    names = sorted(
-        {
-            (split != "test", split, readout)
-            for run in cell.runs
-            if run.record
-            for split, values in run.record["metrics"].items()
-            for readout in values
-        }
-    )
-    columns = [(split, readout) for _, split, readout in names]
-    shown = sorted(cell.runs, key=lambda run: run.status == "ok")[:MOST_SEEDS]
-    commands = {run.record.get("command") for run in cell.runs if run.record}
-    return {
-        "headings": [f"{split}, {readout}" for split, readout in columns],
-        "runs": [(run, [_metric(run, s, r) for s, r in columns], _seconds(run))
-                 for run in sorted(shown, key=lambda run: run.seed)],
-        "left_out": len(cell.runs) - len(shown),
-        "spread": _spread(cell.estimate),
-        "commands": sorted(str(c) for c in commands if c),
-        "warnings": sorted(
-            {str(w) for run in cell.runs if run.record for w in run.record.get("warnings") or ()}
-        ),
-    }  # fmt: skip
-
-
-def _metric(run: Run, split: str, readout: str) -> str:
-    values: Mapping[str, Any] = (run.record or {})["metrics"] if run.record else {}
-    value = values.get(split, {}).get(readout, {}).get("accuracy_pct")
-    return "\u2013" if value is None else f"{value:.2f}"
-
-
-def _seconds(run: Run) -> str:
-    return number(run.record["timings"].get("train_s")) if run.record else "\u2013"
-
-
-def _spread(value: Estimate | None) -> str | None:
-    if value is None or value.std is None:
-        return None
-    places = max(2, decimals(value))
-    return (
-        f"mean {value.mean:.{places}f}, standard deviation {value.std:.{places}f}, "
-        f"lowest {min(value.values):.{places}f}, highest {max(value.values):.{places}f}"
-    )
 
 
 def _protocol(columns: tuple[Column, ...]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
-from reports.statistics import Estimate
+from reports.statistics import Difference, Estimate
 from results.record import Record
 from results.store import Plan
 
@@ -68,6 +68,14 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """A cell beside the control on the same column, seed by seed."""
+
+    difference: Difference  # in the unit of the headline, the control's subtracted
+    distinct: bool  # by the paired t test, Holm-corrected within the column
+
+
+@dataclass(frozen=True)
 class Run:
     """One seed of one cell: what the record says, or that there is none."""
 
@@ -93,6 +101,7 @@ class Cell:
     best: bool = False
     tied: bool = False  # not distinguishable from the best
     claims: tuple[Claim, ...] = ()
+    beside: Beside | None = None  # both whole, with the same seeds, three at least
     # split -> readout -> accuracy in percent, over the ok seeds
     readouts: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
     # name of a measure -> mean over the ok seeds that have it; seconds, bytes, images/s, FLOPs
@@ -165,6 +174,11 @@ class Table:
         return list(found.items())
 
     @cached_property
+    def control(self) -> Row | None:
+        """The row that others are held against: end-to-end backprop, where the table has it."""
+        return control_of(self.rows)
+
+    @cached_property
     def runs(self) -> tuple[tuple[Row, Column, Run], ...]:
         """Every wanted run, row by row."""
         return tuple(
@@ -187,6 +201,11 @@ class Table:
     def newest(self) -> str | None:
         """When the newest record was finished."""
         return max((r.record["finished_at"] for _, _, r in self.runs if r.record), default=None)
+
+
+def control_of(rows: Sequence[Row]) -> Row | None:
+    """The row of end-to-end backprop, or None."""
+    return next((row for row in rows if row.method == "backprop"), None)
 
 
 def lower_is_better(metric: str) -> bool:

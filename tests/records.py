@@ -12,6 +12,7 @@ from results.record import cell_key
 from results.store import Store
 
 CURRENT = "c0ffee"
+HOSTILE = r"<script>alert(1)</script> 50% a_b \input{x} & # $y$ ~ ^ { } Jürgen ≥ × — 中 | `q` --x"
 
 
 @dataclass(frozen=True)
