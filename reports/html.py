@@ -22,7 +22,7 @@ from reports import (
 )
 from reports.caption import caption, counts, metric_text
 from reports.drawing import Panel
-from reports.drilldown import AGAIN_DIR, anchor, drilldowns, tip
+from reports.drilldown import AGAIN_DIR, MOST_SEEDS, anchor, drilldowns, tip
 from reports.formatting import (
     NOTHING,
     count,
@@ -36,10 +36,11 @@ from reports.formatting import (
 from reports.frame import to_short_csv
 from reports.latex import render as render_latex
 from reports.summary import summarise
-from reports.table import TOP5, Cell, Claim, Column, Table
+from reports.table import TOP5, Cell, Claim, Column, Row, Run, Table
 from reports.views import COSTS, Entry, View, as_json, cost, views
 
 MOST_EMBEDDED = 300_000  # bytes of a download inside the page; a larger one lies beside it
+MOST_TEXTS = 5  # of errors and names of logs, in one line of the failures
 _STATES = {"unsupported": "not supported", "oom": "out of memory"}
 
 
@@ -108,8 +109,7 @@ def render(table: Table, again: str = "") -> str:
         summary=summary,
         downloads=_downloads(table),
         again_dir=AGAIN_DIR,
-        failures=[f for f in table.runs if f[2].status not in ("ok", "missing", "running")],
-        first_line=_first_line,
+        failures=_failures(table),
         unsupported=[
             (row, column, table.cell(row, column).reason)
             for row in table.rows
@@ -183,8 +183,37 @@ def _claim(claim: Claim) -> str:
     return text + (f" ({claim.std_kind})" if claim.std_kind else "")
 
 
-def _first_line(text: str | None) -> str:
-    return (text or "no reason recorded").strip().partition("\n")[0]
+def _failures(table: Table) -> list[dict[str, Any]]:
+    """What ended without a result; seeds of one cell with the same reason are told together."""
+    groups: dict[tuple[str, str, str, str], list[tuple[Row, Column, Run]]] = {}
+    for row, column, run in table.runs:
+        if run.status not in ("ok", "missing", "running"):
+            first_line = (run.reason or "no reason recorded").strip().partition("\n")[0]
+            place = (row.id, column.id, run.status, first_line)
+            groups.setdefault(place, []).append((row, column, run))
+    return [
+        {
+            "row": runs[0][0],
+            "column": runs[0][1],
+            "status": status,
+            "reason": reason,
+            "seeds": [run.seed for _, _, run in runs[:MOST_SEEDS]],
+            "n": len(runs),
+            "stale": any(run.stale for _, _, run in runs),
+            "texts": _texts([run for _, _, run in runs[:MOST_TEXTS]], reason),
+            "logs": list(dict.fromkeys(
+                str(run.record["log"]) for _, _, run in runs[:MOST_TEXTS]
+                if run.record and run.record.get("log")
+            )),
+        }
+        for (_, _, status, reason), runs in groups.items()
+    ]  # fmt: skip
+
+
+def _texts(runs: list[Run], reason: str) -> list[str]:
+    """Each different text of an error once, where it says more than the reason."""
+    texts = [str((r.record or {}).get("error") or r.reason or "").strip() for r in runs]
+    return [text for text in dict.fromkeys(texts) if text not in ("", reason)]
 
 
 def _drawn(panels: list[Panel]) -> list[Panel]:

@@ -197,7 +197,7 @@ class Table:
     def metric(self) -> str:
         return str(self.plan["headline"]["metric"])
 
-    @property
+    @cached_property
     def newest(self) -> str | None:
         """When the newest record was finished."""
         return max((r.record["finished_at"] for _, _, r in self.runs if r.record), default=None)

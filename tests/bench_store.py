@@ -7,7 +7,6 @@ The records are made up from one; each work runs in a process of its own, as a u
 
 from __future__ import annotations
 
-import copy
 import json
 import random
 import resource
@@ -19,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from methods import METHODS
 from results.store import Store
 from suites.engine.plugins import load_methods
 from suites.request import expand
@@ -42,10 +42,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for wanted in request.wanted:
         cell = wanted.cell
         record = template | {"key": cell.key, "cell": cell.identity(), "code_sha": cell.code_sha()}
-        record["metrics"] = copy.deepcopy(template["metrics"])
-        for readouts in record["metrics"].values():
-            for metrics in readouts.values():
-                metrics["accuracy_pct"] = 90 + rng.gauss(0, 1)
+        readouts = METHODS[cell.method].traits.readouts
+        some = next(iter(template["metrics"]["test"].values()))
+        record["metrics"] = {
+            split: {name: some | {"accuracy_pct": 90 + rng.gauss(0, 1)} for name in readouts}
+            for split in ("val", "test")
+        }
         (store.records_dir / f"{cell.key}.json").write_text(json.dumps(record, indent=1))
     return folder
 
