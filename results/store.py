@@ -78,24 +78,34 @@ class Store:
         """
         record = check(without_nan(record))
         text = json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False)
+        # half characters, of arguments that are no text, could not be read back: replaced
+        content = text.encode(errors="replace")
         if record["status"] in FINAL:
-            return self._link(text, [self.records_dir / f"{record['key']}.json"])
-        names = (
-            self.records_dir / f"{record['key']}.{record['status']}-{n}.json"
-            for n in range(1, 10_000)
-        )
-        return self._link(text, names)
+            return self.place(content, [self.records_dir / f"{record['key']}.json"])
+        return self.place(content, self.names(record["key"], record["status"]))
 
-    def _link(self, text: str, names: Iterable[Path]) -> Path | None:
+    def names(self, key: str, kind: str) -> Iterator[Path]:
+        """The names of a cell's accidents of one status, or of its superseded records."""
+        return (self.records_dir / f"{key}.{kind}-{n}.json" for n in range(1, 10_000))
+
+    def place(
+        self, content: bytes, names: Iterable[Path], modified_ns: int | None = None
+    ) -> Path | None:
+        """Gives content the first name that is free, whole or not at all; None if none is.
+
+        Args:
+            modified_ns: when it was written where it comes from; accidents are ordered by it.
+        """
         self.records_dir.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=self.records_dir, prefix=".part-")
         try:
-            # half characters, of arguments that are no text, could not be read back: replaced
-            with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as file:
-                file.write(text)
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(temporary, 0o644)
+            if modified_ns is not None:
+                os.utime(temporary, ns=(modified_ns, modified_ns))
             for name in names:
                 try:
                     os.link(temporary, name)

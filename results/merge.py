@@ -1,0 +1,492 @@
+"""Brings the results of several machines together in one folder.
+
+    python -m results.merge laptop/runs cluster/runs --into results/runs
+
+Every record of the folders is in INTO afterwards, byte by byte: finished ones, accidents and
+superseded ones. Folders that are read are not changed, and in INTO nothing is overwritten or lost.
+
+Two finished records of one cell that differ (two machines ran it) are a conflict. As after
+`--fresh`, the one that finished last is the cell's record and the others are kept as superseded.
+The rule looks at nothing but the records, so it does not matter in which order folders are merged.
+A record that `--fresh` has replaced in one folder does not come back from another, whatever its
+date; where it has been put aside and nothing has replaced it yet, it stays the cell's record
+wherever else it is, and INTO does not take it back.
+
+Accidents get the next number that is free and keep the time of their file, by which the latest is
+told. What is in INTO already, under whatever number, is not added again: merging twice is merging
+once.
+
+Plans of one suite become the union of what they ask for, where they agree in profile, headline and
+the protocols of the columns they share; otherwise the newest request stays, and the command of the
+other one is told. Where both have a place of the table, the newest says which sources are current.
+
+Checkpoints, logs and signs of life stay where they are: they belong to their machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+from results.record import FINAL, Record, RecordError, canonical_json, parse, without_nan
+from results.store import Plan, Store, is_record, without_collector
+
+CURRENT, SUPERSEDED = "current", "superseded"  # else the status of an accident
+
+
+class MergeError(ValueError):
+    """A request that cannot be carried out; the message is one line: what, where, how to fix it."""
+
+
+@dataclass
+class Outcome:
+    """What merging did, or would do.
+
+    Attributes:
+        added: records that INTO did not have; known: those that it had already.
+        conflicts, replaced, plans, unreadable: one line each, for people.
+    """
+
+    added: int = 0
+    known: int = 0
+    conflicts: list[str] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
+    plans: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class File:
+    """A record as one folder has it.
+
+    Attributes:
+        kind: "current", "superseded", or the status of an accident.
+        digest: of what it says; two files that differ in spaces alone say the same.
+        finished_at: seconds since 1970.
+    """
+
+    path: Path
+    kind: str
+    digest: str
+    finished_at: float
+    record: Record
+    content: bytes
+    modified_ns: int
+
+    @property
+    def age(self) -> tuple[float, str]:
+        """What finished later is larger; digests settle what finished in the same second."""
+        return self.finished_at, self.digest
+
+
+@dataclass
+class Decision:
+    """What becomes of the records of one cell.
+
+    Attributes:
+        current: the record that becomes the cell's own; None where that stays as it is.
+        kept: records to be added beside it, the oldest first.
+        rivals: records that different folders take for the cell's own, if there are several.
+    """
+
+    current: File | None = None
+    kept: list[File] = field(default_factory=list)
+    rivals: list[File] = field(default_factory=list)
+
+
+def merge(sources: Sequence[Store], into: Store, dry_run: bool = False) -> Outcome:
+    """Adds to `into` what the other stores have; see the head of this file.
+
+    Raises:
+        MergeError: a folder that is none of results, or that cannot be read or written.
+    """
+    try:
+        _check_folders(sources, into)
+        outcome = Outcome()
+        there = _by_key(into)
+        given = [(store, _by_key(store)) for store in sources]
+        if not dry_run:
+            into.prepare()
+        with without_collector():
+            for key in sorted({key for _, names in given for key in names}):
+                files = [
+                    file for store, names in given
+                    for file in _read(store, key, names.get(key, ()), outcome)
+                ]  # fmt: skip
+                _merge_cell(key, there.get(key, []), files, into, dry_run, outcome)
+        _merge_plans(sources, into, dry_run, outcome)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise MergeError(
+            f"cannot merge: {where}{error.strerror or error}; what was merged so far is whole, and "
+            "the same command goes on"
+        ) from error
+    return outcome
+
+
+def _check_folders(sources: Sequence[Store], into: Store) -> None:
+    for store in sources:
+        if not store.records_dir.is_dir():
+            hint = "give the folder that has records/ in it"
+            if store.root.name == "records" and store.root.is_dir():
+                hint = f"did you mean {store.root.parent}?"
+            what = "is no folder of results" if store.root.exists() else "is not there"
+            raise MergeError(f"{store.root} {what}; {hint}")
+        if into.root.exists() and store.root.samefile(into.root):
+            raise MergeError(f"{store.root} cannot be merged into itself; name another --into")
+    if into.root.exists() and not into.root.is_dir():
+        raise MergeError(f"{into.root} is not a folder; name another --into")
+
+
+# --------------------------------------------------------------------------------- records
+
+
+def _by_key(store: Store) -> dict[str, list[str]]:
+    """key -> names of its files."""
+    found: dict[str, list[str]] = {}
+    if store.records_dir.is_dir():
+        for name in sorted(filter(is_record, os.listdir(store.records_dir))):
+            found.setdefault(name.partition(".")[0], []).append(name)
+    return found
+
+
+def _read(store: Store, key: str, names: Iterable[str], outcome: Outcome) -> Iterator[File]:
+    """The files that can be read; the others are named in the outcome."""
+    for name in names:
+        path = store.records_dir / name
+        try:
+            yield _file(path, key)
+        except FileNotFoundError:
+            continue  # it was just given another name
+        except ValueError as error:  # RecordError, or a number that JSON does not have
+            outcome.unreadable.append(f"{path}: {error}")
+
+
+def _file(path: Path, key: str) -> File:
+    """Raises ValueError, OSError."""
+    content = path.read_bytes()
+    record = parse(content)
+    if record["key"] != key:
+        raise RecordError(f"it holds the record of {record['key']}")
+    rest = path.name.removeprefix(key).removesuffix(".json").removeprefix(".")
+    kind = rest.rpartition("-")[0] if rest else CURRENT
+    finished = record["status"] in FINAL
+    if finished != (kind in (CURRENT, SUPERSEDED)) or not (finished or kind == record["status"]):
+        raise RecordError(f"its name does not fit a record that is {record['status']!r}")
+    text = canonical_json(without_nan(record))
+    digest = hashlib.sha256(text.encode(errors="replace")).hexdigest()
+    moment = _seconds(record["finished_at"])
+    return File(path, kind, digest, moment, record, content, path.stat().st_mtime_ns)
+
+
+def _seconds(stamp: str) -> float:
+    """Seconds since 1970 of an ISO time, UTC where it names no zone; what is none is oldest."""
+    try:
+        moment = datetime.fromisoformat(stamp)
+    except ValueError:
+        return float("-inf")
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def decide(there: Sequence[File], given: Sequence[File]) -> Decision:
+    """What becomes of the records of one cell.
+
+    Args:
+        there: what INTO has.
+        given: what the other folders have, in any order.
+    """
+    everything = [*there, *given]
+    known = {file.digest for file in there}
+    put_aside = {file.digest for file in everything if file.kind == SUPERSEDED}
+    put_aside_there = {file.digest for file in there if file.kind == SUPERSEDED}
+    claims = {file.digest: file for file in reversed(everything) if file.kind == CURRENT}
+    rivals = [file for digest, file in claims.items() if digest not in put_aside]
+    rest = [file for digest, file in claims.items() if digest not in put_aside_there]
+    winner = max(rivals or rest, key=lambda file: file.age, default=None)
+    new = {file.digest: file for file in reversed(given) if file.digest not in known}
+    decision = Decision(rivals=sorted(rivals, key=lambda f: f.age) if len(rivals) > 1 else [])
+    if winner is not None and winner.digest not in known:
+        decision.current = new.pop(winner.digest)
+    decision.kept = sorted(new.values(), key=lambda file: file.age)
+    return decision
+
+
+def _merge_cell(
+    key: str, names: Sequence[str], given: Sequence[File], into: Store, dry: bool, outcome: Outcome
+) -> None:
+    ours = Outcome()
+    there = list(_read(into, key, names, ours))
+    own = into.records_dir / f"{key}.json"
+    torn = [line for line in ours.unreadable if line.startswith(f"{own}: ")]
+    outcome.unreadable += ours.unreadable
+    if torn and "newer than" in torn[0]:
+        return  # a newer version knows what to do with it, and with the others
+    decision = decide(there, given)
+    outcome.known += len({f.digest for f in given} & {f.digest for f in there})
+    outcome.added += len(decision.kept) + (decision.current is not None)
+    current = next((file for file in there if file.kind == CURRENT), None)
+    if decision.rivals:
+        outcome.conflicts.append(_conflict_text(decision.rivals))
+    elif current and decision.current:
+        text = f"{_name(current.record)}: {_result(current.record)}"
+        outcome.replaced.append(f"{text}, by {_result(decision.current.record)}")
+    if dry:
+        return
+    for file in decision.kept:
+        kind = SUPERSEDED if file.kind == CURRENT else file.kind
+        into.place(file.content, into.names(key, kind), file.modified_ns)
+    if decision.current:
+        if current:
+            into.supersede(key)
+        elif torn:
+            into.set_aside(own)
+        # if a program has finished the cell in this very moment, its record stays
+        names_left = [own, *into.names(key, SUPERSEDED)]
+        into.place(decision.current.content, names_left, decision.current.modified_ns)
+
+
+def _conflict_text(rivals: Sequence[File]) -> str:
+    """'hff on digits/mlp-2x500, seed 0 (key): 97.20 % on a, 97.40 % on b; b's stays, ...'."""
+    *others, last = (file.record for file in rivals)
+    text = f"{_name(last)}: " + ", ".join(_result(file.record) for file in rivals)
+    if all(record["metrics"] == last["metrics"] for record in others):
+        text += "; the same numbers"
+    if len({record["code_sha"] for record in (*others, last)}) > 1:
+        text += "; by different sources"
+    return text + f"; that of {last['finished_at']} is the newest and stays, superseded: the rest"
+
+
+def _name(record: Record) -> str:
+    cell = record["cell"]
+    parts = [str(cell[name]) for name in ("dataset", "architecture") if name in cell]
+    place = f" on {'/'.join(parts)}" if parts else ""
+    return f"{cell.get('method', 'a cell')}{place}, seed {cell.get('seed', '?')} ({record['key']})"
+
+
+def _result(record: Record) -> str:
+    """'97.22 % on node1': test accuracy by the first readout, else the status."""
+    text = record["status"]
+    tests = record["metrics"].get("test")
+    for readout in list(tests.values())[:1] if isinstance(tests, dict) else ():
+        if isinstance(accuracy := readout.get("accuracy_pct"), int | float):
+            text = f"{accuracy:.2f} %"
+    return f"{text} on {record['environment'].get('host') or 'an unknown machine'}"
+
+
+# ----------------------------------------------------------------------------------- plans
+
+
+def _merge_plans(sources: Sequence[Store], into: Store, dry: bool, outcome: Outcome) -> None:
+    names = {path.stem for store in sources for path in store.plans_dir.glob("[!.]*.json")}
+    for suite in sorted(names):
+        ours, *others = (_plan(store, suite, outcome) for store in (into, *sources))
+        plans = [plan for plan in (ours, *others) if plan]
+        if not plans:
+            continue
+        united, lines = unite(plans)
+        outcome.plans += lines
+        if united == ours or dry:
+            continue
+        if ours is None and (torn := into.plans_dir / f"{suite}.json").exists():
+            into.set_aside(torn)
+        into.write_plan(united)
+
+
+def _plan(store: Store, suite: str, outcome: Outcome) -> Plan | None:
+    """The plan of a folder; None where there is none that can be read."""
+    try:
+        plan = store.read_plan(suite)
+        if plan is not None:
+            _check_plan(plan, suite)
+        return plan
+    except RecordError as error:
+        path = str(store.plans_dir / f"{suite}.json")
+        outcome.unreadable.append(f"{path}: {str(error).removeprefix(f'{path}: ')}")
+        return None
+
+
+def _check_plan(plan: Plan, suite: str) -> None:
+    """Raises RecordError unless every entry names its place."""
+    if plan.get("suite") != suite:
+        raise RecordError(f"it holds the plan of suite {plan.get('suite')!r}")
+    fields = {
+        "rows": ("id",), "columns": ("id",), "cells": ("key", "row", "column", "seed"),
+        "unsupported": ("row", "column"), "budgets": ("row", "column"),
+        "audits": ("key", "row", "column"),
+    }  # fmt: skip
+    for name, wanted in fields.items():
+        entries = plan.get(name) or []
+        fine = isinstance(entries, list) and all(
+            isinstance(entry, dict) and all(isinstance(entry.get(f), str | int) for f in wanted)
+            for entry in entries
+        )
+        if not fine:
+            raise RecordError(f"the plan of suite {suite!r} has broken {name!r}")
+
+
+def unite(plans: Sequence[Plan]) -> tuple[Plan, list[str]]:
+    """One plan of one suite, from those of several folders; and what cannot be united, in lines.
+
+    Args:
+        plans: checked ones, in any order.
+    """
+    newest, *others = sorted(
+        plans,
+        key=lambda plan: (
+            _seconds(str(plan.get("created_at"))), len(plan["cells"]), canonical_json(plan),
+        ),
+        reverse=True,
+    )  # fmt: skip
+    lines = []
+    for other in others:
+        if why := unlike(newest, other):
+            lines.append(
+                f"plan of {newest['suite']}: the request of {newest.get('created_at')} stays, that "
+                f"of {other.get('created_at')} is left out ({why}); it was: {other.get('command')}"
+            )
+        else:
+            newest = _union(newest, other)
+    return newest, list(dict.fromkeys(lines))
+
+
+def unlike(one: Plan, other: Plan) -> str | None:
+    """Why two plans cannot share a table; None where they can."""
+    for name in ("schema", "profile", "headline", "kind", "top5"):
+        if one.get(name) != other.get(name):
+            return f"{name} {_short(one.get(name))} and {_short(other.get(name))}"
+    same = {"rows": ("method", "readout"), "columns": ("dataset", "architecture", "protocol")}
+    for kind, names in same.items():
+        mine = {entry["id"]: entry for entry in one[kind]}
+        for entry in other[kind]:
+            for name in names:
+                if entry["id"] in mine and mine[entry["id"]].get(name) != entry.get(name):
+                    return f"{entry['id']} has another {name}"
+    mine = {(b["row"], b["column"]): b for b in one.get("budgets") or ()}
+    theirs = {(b["row"], b["column"]): b for b in other.get("budgets") or ()}
+    shared = _places(one["cells"]) & _places(other["cells"])
+    for place in sorted(shared):
+        if mine.get(place) != theirs.get(place):
+            return f"{place[0]} on {place[1]} has another budget"
+    keys = {(c["row"], c["column"], c["seed"]): c["key"] for c in one["cells"]}
+    for cell in other["cells"]:
+        key = keys.get((cell["row"], cell["column"], cell["seed"]))
+        if key not in (None, cell["key"]):
+            return f"{cell['row']} on {cell['column']} has other settings"
+    return None
+
+
+def _union(newest: Plan, other: Plan) -> Plan:
+    plan = dict(newest)
+    for name in ("rows", "columns"):
+        known = {entry["id"] for entry in newest[name]}
+        plan[name] = [*newest[name], *(e for e in other[name] if e["id"] not in known)]
+    refused = _places(newest.get("unsupported") or ())
+    sources = {(c["row"], c["column"]): c.get("code_sha") for c in newest["cells"]}
+    have = {(c["row"], c["column"], c["seed"]) for c in newest["cells"]}
+    plan["cells"] = list(newest["cells"])
+    for cell in other["cells"]:
+        place = (cell["row"], cell["column"])
+        if (*place, cell["seed"]) not in have and place not in refused:
+            current = {"code_sha": sources[place]} if place in sources else {}
+            plan["cells"].append(cell | current)
+    asked = _places(newest["cells"]) | refused
+    for name in ("unsupported", "budgets", "audits"):
+        known = _places(newest.get(name) or ())
+        taken = known | (asked if name != "audits" else set())
+        added = [e for e in other.get(name) or () if (e["row"], e["column"]) not in taken]
+        if added or name in newest:
+            plan[name] = [*(newest.get(name) or ()), *added]
+    pairs = newest.get("comparisons") or []
+    if other.get("comparisons"):
+        plan["comparisons"] = [*pairs, *(p for p in other["comparisons"] if p not in pairs)]
+    commands = [line for p in (newest, other) for line in str(p.get("command") or "").splitlines()]
+    plan["command"] = "\n".join(dict.fromkeys(commands))
+    return plan
+
+
+def _places(entries: Iterable[Mapping[str, Any]]) -> set[tuple[str, str]]:
+    return {(entry["row"], entry["column"]) for entry in entries}
+
+
+def _short(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+# ---------------------------------------------------------------------------- command line
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"results.merge: {message}; see --help\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m results.merge",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Brings the results of several machines together in one folder.\n"
+        "Nothing is overwritten or lost, and merging twice is merging once.",
+        epilog="what happens to a record:\n"
+        "  not in INTO yet          added as it is; accidents get the next free number\n"
+        "  in INTO already          left alone\n"
+        "  another finished one     a conflict: the one that finished last is the cell's\n"
+        "                           record, as after --fresh; the other is kept as superseded\n"
+        "  cannot be read           reported and left where it is\n"
+        "plans of one suite become one that asks for everything, if profile and protocols agree;\n"
+        "else the newest stays. Checkpoints and logs stay on their machines.\n\n"
+        "examples:\n"
+        "  python -m results.merge /mnt/laptop/runs /mnt/node7/runs --into results/runs\n"
+        "  python -m results.merge /mnt/laptop/runs --into results/runs --dry-run\n"
+        "  python -m reports.build all\n\n"
+        "exit status: 0 merged, 1 merged with conflicts or files that could not be read, 2 the\n"
+        "request is wrong or a folder cannot be used",
+    )
+    parser.add_argument(
+        "sources", nargs="+", type=Path, metavar="FROM",
+        help="folder of results, such as results/runs of another machine",
+    )  # fmt: skip
+    parser.add_argument(
+        "--into", type=Path, required=True, metavar="DIR",
+        help="folder that gets everything; made if it is not there",
+    )  # fmt: skip
+    parser.add_argument("--dry-run", action="store_true", help="say what would happen, do nothing")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        outcome = merge([Store(path) for path in args.sources], Store(args.into), args.dry_run)
+    except MergeError as error:
+        print(f"results.merge: {_one_line(str(error))}", file=sys.stderr)
+        return 2
+    for line in outcome.unreadable:
+        print(f"warning: not read: {_one_line(line)}", file=sys.stderr)
+    for what, lines in (("conflict", outcome.conflicts), ("replaced", outcome.replaced),
+                        ("note", outcome.plans)):  # fmt: skip
+        for line in lines:
+            print(f"{what}: {_one_line(line)}")
+    would = "would be " if args.dry_run else ""
+    counts = [f"{outcome.added} records {would}added to {args.into}",
+              f"{outcome.known} there already", f"{len(outcome.conflicts)} conflicts"]  # fmt: skip
+    if outcome.unreadable:
+        counts.append(f"{len(outcome.unreadable)} files not read")
+    print(", ".join(counts))
+    return 1 if outcome.conflicts or outcome.unreadable else 0
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
