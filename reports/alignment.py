@@ -2,7 +2,8 @@
 
 Where both folders have a plan of the suite, rows and columns of the plans are the places. Where one
 has none, or is looked at as of one commit, its records are put into places by what they are of:
-method, settings, network, data and protocol; versions may differ.
+method, settings, network, data and protocol; versions may differ. Records that no plan asks for are
+about test accuracy, by the readout that comes first in them.
 """
 
 from __future__ import annotations

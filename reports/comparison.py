@@ -362,10 +362,11 @@ def mean_text(value: Estimate | None, metric: str) -> str:
 
 
 def shift_text(pair: Pair, metric: str) -> str:
-    """'+0.33 ± 0.20', or the difference alone where there is no interval."""
+    """'+0.33 ± 0.20'; the difference alone where there is no interval, or nothing to doubt."""
     if pair.shift is None:
         return number(None)
-    half = pair.difference.half_width if pair.difference else None
+    tested = pair.difference if pair.verdict != SAME else None
+    half = tested.half_width if tested else None
     if metric.endswith("_pct"):
         return signed(pair.shift, 2) + ("" if half is None else f" ± {half:.2f}")
     sign = "+" if pair.shift > 0 else MINUS if pair.shift < 0 else ""

@@ -14,6 +14,7 @@ from reports import differences, pages
 from reports.comparison import (
     DIFFERS,
     ONLY,
+    SAME,
     VERDICTS,
     Comparison,
     Pair,
@@ -84,7 +85,7 @@ def _drawn(pairs: Sequence[Pair], metric: str) -> Figure:
     for i, pair in enumerate(pairs):
         shift = pair.shift or 0.0
         colour = COLOURS[1] if pair.verdict == DIFFERS else COLOURS[0]
-        if pair.difference:
+        if pair.difference and pair.verdict != SAME:
             axes.errorbar(
                 shift, i, xerr=pair.difference.half_width, fmt="none", ecolor=colour,
                 elinewidth=1.5, capsize=2.6, capthick=1.2,

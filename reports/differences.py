@@ -20,8 +20,8 @@ RULE = (
     "Difference: mean of B minus mean of A, with its 95 % Student-t interval. Paired by seed where "
     "both have the same seeds, since those share data order and initial weights; Welch's interval "
     "and test otherwise.",
-    "p: two-sided t test, corrected for the number of tested cells by Holm's procedure; below 0.05 "
-    "a cell differs. With fewer than three seeds on a side nothing is tested.",
+    "p: two-sided t test, corrected for the number of tested cells by Holm's procedure; at 0.05 or "
+    "less a cell differs. With fewer than three seeds on a side nothing is tested.",
     "g: the difference in standard deviations, corrected for small samples (Hedges). Paired: of "
     "the differences (d_z). Welch: the root of the mean of both variances.",
     "A spread is never taken to be less than what rounding to whole images alone would give: three "

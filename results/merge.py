@@ -254,14 +254,14 @@ def _merge_cell(
 
 
 def _conflict_text(rivals: Sequence[File]) -> str:
-    """'hff on digits/mlp-2x500, seed 0 (key): 97.20 % on a, 97.40 % on b; b's stays, ...'."""
+    """'hff on digits/mlp-2x500, seed 0 (key): 97.20 % on a, 97.40 % on b; the last ...'."""
     *others, last = (file.record for file in rivals)
     text = f"{_name(last)}: " + ", ".join(_result(file.record) for file in rivals)
     if all(record["metrics"] == last["metrics"] for record in others):
         text += "; the same numbers"
     if len({record["code_sha"] for record in (*others, last)}) > 1:
         text += "; by different sources"
-    return text + f"; that of {last['finished_at']} is the newest and stays, superseded: the rest"
+    return text + f"; the last is the newest ({last['finished_at']}) and counts"
 
 
 def _name(record: Record) -> str:
@@ -476,12 +476,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         for line in lines:
             print(f"{what}: {_one_line(line)}")
     would = "would be " if args.dry_run else ""
-    counts = [f"{outcome.added} records {would}added to {args.into}",
-              f"{outcome.known} there already", f"{len(outcome.conflicts)} conflicts"]  # fmt: skip
+    counts = [
+        f"{_counted(outcome.added, 'record')} {would}added to {args.into}",
+        f"{outcome.known} there already",
+        _counted(len(outcome.conflicts), "conflict"),
+    ]
     if outcome.unreadable:
-        counts.append(f"{len(outcome.unreadable)} files not read")
+        counts.append(f"{_counted(len(outcome.unreadable), 'file')} not read")
     print(", ".join(counts))
     return 1 if outcome.conflicts or outcome.unreadable else 0
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def _one_line(text: str) -> str:
