@@ -4,6 +4,7 @@
 
 Every record of the folders is in INTO afterwards, byte by byte: finished ones, accidents and
 superseded ones. Folders that are read are not changed, and in INTO nothing is overwritten or lost.
+On one disk a record gets a second name (a hard link), from another one it is copied.
 
 Two finished records of one cell that differ (two machines ran it) are a conflict. As after
 `--fresh`, the one that finished last is the cell's record and the others are kept as superseded.
@@ -27,6 +28,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import sys
@@ -35,6 +37,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
+
+import orjson
 
 from results.record import FINAL, Record, RecordError, canonical_json, parse, without_nan
 from results.store import Plan, Store, is_record, without_collector
@@ -79,7 +83,6 @@ class File:
     finished_at: float
     record: Record
     content: bytes
-    modified_ns: int
 
     @property
     def age(self) -> tuple[float, str]:
@@ -181,10 +184,15 @@ def _file(path: Path, key: str) -> File:
     finished = record["status"] in FINAL
     if finished != (kind in (CURRENT, SUPERSEDED)) or not (finished or kind == record["status"]):
         raise RecordError(f"its name does not fit a record that is {record['status']!r}")
-    text = canonical_json(without_nan(record))
-    digest = hashlib.sha256(text.encode(errors="replace")).hexdigest()
-    moment = _seconds(record["finished_at"])
-    return File(path, kind, digest, moment, record, content, path.stat().st_mtime_ns)
+    return File(path, kind, _digest(record), _seconds(record["finished_at"]), record, content)
+
+
+def _digest(record: Record) -> str:
+    try:
+        text = orjson.dumps(record, option=orjson.OPT_SORT_KEYS)  # which writes NaN as null
+    except orjson.JSONEncodeError:  # an integer of more than 64 bits, half a character
+        text = canonical_json(without_nan(record)).encode(errors="replace")
+    return hashlib.sha256(text).hexdigest()
 
 
 def _seconds(stamp: str) -> float:
@@ -242,15 +250,15 @@ def _merge_cell(
         return
     for file in decision.kept:
         kind = SUPERSEDED if file.kind == CURRENT else file.kind
-        into.place(file.content, into.names(key, kind), file.modified_ns)
+        into.place(file.content, into.names(key, kind), file.path)
     if decision.current:
         if current:
             into.supersede(key)
         elif torn:
             into.set_aside(own)
         # if a program has finished the cell in this very moment, its record stays
-        names_left = [own, *into.names(key, SUPERSEDED)]
-        into.place(decision.current.content, names_left, decision.current.modified_ns)
+        names_left = itertools.chain([own], into.names(key, SUPERSEDED))
+        into.place(decision.current.content, names_left, decision.current.path)
 
 
 def _conflict_text(rivals: Sequence[File]) -> str:

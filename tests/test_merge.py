@@ -114,6 +114,17 @@ def test_conflicts_say_what_they_mean(tmp_path: Path) -> None:
     assert "diverged on node1" in line and "different sources" in line
 
 
+def test_other_spaces_and_other_ways_to_write_a_number_are_no_conflict(tmp_path: Path) -> None:
+    strange = record(timings={"steps": 10**30, "text": "half \ud800"})
+    a, b = store_of(tmp_path / "a", record(1)), store_of(tmp_path / "b", record(1))
+    for store, indent in ((a, None), (b, 4)):
+        path = store.records_dir / f"{strange['key']}.json"
+        path.write_text(json.dumps(strange, indent=indent, sort_keys=indent is None))
+    into = Store(tmp_path / "into")
+    assert merge([a, b], into).added == 2 and merge([b], into).known == 2
+    assert merge([b], into).conflicts == []
+
+
 def test_what_fresh_has_replaced_does_not_come_back(tmp_path: Path) -> None:
     """Whatever clocks say: who asked for --fresh had a reason."""
     old, new = record(hour=12, accuracy=10.0), record(hour=11)
@@ -140,13 +151,27 @@ def test_a_cell_put_aside_for_a_run_to_come_stays_open(tmp_path: Path) -> None:
     assert current(both) == current(finished)
 
 
-def test_accidents_get_free_numbers_and_keep_their_time(tmp_path: Path) -> None:
+@pytest.mark.parametrize("disks", ["one", "several", "links"])
+def test_accidents_get_free_numbers_and_keep_their_time(
+    tmp_path: Path, disks: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The reason that is shown for a failed cell is that of its latest accident."""
+    link = os.link
+
+    def within_a_folder(one: Path, other: Path) -> None:
+        if one.parent != other.parent:
+            raise OSError(18, "Invalid cross-device link")
+        link(one, other)
+
+    if disks == "several":
+        monkeypatch.setattr(os, "link", within_a_folder)
     stores = []
     for name, moment in (("a", 3000), ("b", 1000), ("c", 2000)):
         store = store_of(tmp_path / name, record(0, "failed", reason=name))
         for path in store.records_dir.iterdir():
             os.utime(path, (moment, moment))
+            if disks == "links":
+                path.symlink_to(path.rename(tmp_path / f"{name}.json"))
         stores.append(store)
     into = Store(tmp_path / "into")
     for store in stores:
@@ -155,6 +180,8 @@ def test_accidents_get_free_numbers_and_keep_their_time(tmp_path: Path) -> None:
     names = sorted(path.name for path in into.records_dir.iterdir())
     assert names == [f"{key}.failed-{n}.json" for n in (1, 2, 3)]
     assert into.read([key]).records[key]["reason"] == "a"
+    assert not any(path.is_symlink() for path in into.records_dir.iterdir())
+    assert not list(into.root.rglob(".part-*"))
     there = snapshot(into.root)
     merge(stores[::-1], into)
     assert snapshot(into.root) == there
