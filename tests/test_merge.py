@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from reports.build import read as read_table
 from results import merge as module
-from results.merge import main, merge, unite
+from results.merge import main, merge
+from results.plans import unite
 from results.record import SCHEMA, cell_key
 from results.store import Store
 from tests.records import filled, make_plan, make_record, nothing
