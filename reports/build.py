@@ -1,6 +1,7 @@
 """Builds the report of a suite from what is stored: page, LaTeX, CSV and figures.
 
     python -m reports.build table1
+    python -m reports.build all
 
 Nothing is trained and nothing is changed: an unfinished sweep gives a report that says what is
 missing.
@@ -51,14 +52,69 @@ def build(
         with without_collector():
             table = read(suite, store, published, plan)
             for line in table.set_aside:
-                print(f"warning: not read: {_one_line(line)}", file=sys.stderr)
+                print(f"warning: not read: {one_line(line)}", file=sys.stderr)
             return write(table, Path(out_dir), again(suite, store.root, Path(out_dir)))
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        raise ReportError(
-            f"cannot build the report: {where}{error.strerror or error}; check the folder, or "
-            "choose others with --results-dir and --report-dir"
-        ) from error
+        raise _unusable(error) from error
+
+
+def build_all(
+    store: Store, out_dir: Path | str, published: Lookup | None = None
+) -> tuple[list[Path], list[str]]:
+    """Builds every suite that has a stored plan, and `<out_dir>/index.html`, which leads to them.
+
+    Returns:
+        The paths, that page first, and a line for every suite that could not be built: it does not
+        keep the others from it.
+
+    Raises:
+        ReportError: nothing is stored, nothing could be built, or a folder cannot be used.
+    """
+    from reports import site
+
+    if published is None:
+        from results.published import published
+    suites = sorted(path.stem for path in store.plans_dir.glob("[!.]*.json"))
+    if not suites:
+        raise ReportError(_no_plan("table1", store))
+    out_dir = Path(out_dir)
+    paths: list[Path] = []
+    errors: list[str] = []
+    entries = []
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        for suite in suites:
+            try:
+                with without_collector():
+                    table = read(suite, store, published)
+                    if table.plan["suite"] != suite:
+                        raise ReportError(
+                            f"{store.plans_dir / suite}.json holds the plan of suite "
+                            f"{table.plan['suite']!r}; give it that name, or delete it"
+                        )
+                    for line in table.set_aside:
+                        print(f"warning: not read: {one_line(line)}", file=sys.stderr)
+                    written = write(table, out_dir, again(suite, store.root, out_dir))
+                entries.append(site.entry_of(table, written))
+                paths += written
+            except ReportError as error:
+                errors.append(one_line(str(error)))
+                entries.append(site.Entry(suite, errors[-1]))
+        if not paths:
+            raise ReportError("; ".join(errors))
+        page = out_dir / "index.html"
+        write_atomically(page, site.render(entries, again("all", store.root, out_dir)))
+    except OSError as error:
+        raise _unusable(error) from error
+    return [page, *paths], errors
+
+
+def _unusable(error: OSError) -> ReportError:
+    where = f"{error.filename}: " if error.filename else ""
+    return ReportError(
+        f"cannot build the report: {where}{error.strerror or error}; check the folder, or "
+        "choose others with --results-dir and --report-dir"
+    )
 
 
 def read(
@@ -142,13 +198,16 @@ def _parser() -> argparse.ArgumentParser:
         "  <suite>-costs.tex        what was timed, in suites about cost; needs longtable\n"
         "  <suite>-standalone.tex   the same as a document for pdflatex\n"
         "  <suite>.csv              one line per wanted cell, every number\n"
-        "  accuracy, curves         figures, .pdf and .png\n\n"
+        "  accuracy, curves         figures, .pdf and .png\n"
+        "with `all` also <report-dir>/index.html, a page that leads to every suite\n\n"
         "examples:\n"
         "  python -m reports.build table1\n"
+        "  python -m reports.build all\n"
         "  python -m reports.build table1 --results-dir /scratch/runs --report-dir ~/tables\n\n"
-        "exit status: 0 built, 2 the request is wrong or a folder cannot be used",
+        "exit status: 0 built, 1 some suite of `all` could not be built, 2 the request is wrong\n"
+        "or a folder cannot be used",
     )
-    parser.add_argument("suite", help="name of a suite that has been run, such as table1")
+    parser.add_argument("suite", help="name of a suite that has been run, such as table1, or all")
     parser.add_argument(
         "--results-dir", type=Path, default=Path("results/runs"), metavar="DIR",
         help="where plans and records are (default: results/runs)",
@@ -163,17 +222,25 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     args = _parser().parse_args(argv)
+    store = Store(args.results_dir)
+    failed: list[str] = []
     try:
-        paths = build(args.suite, Store(args.results_dir), args.report_dir)
+        if args.suite == "all":
+            paths, failed = build_all(store, args.report_dir)
+        else:
+            paths = build(args.suite, store, args.report_dir)
     except ReportError as error:
-        print(f"reports.build: {_one_line(str(error))}", file=sys.stderr)
+        print(f"reports.build: {one_line(str(error))}", file=sys.stderr)
         return 2
     for path in paths:
         print(path)
-    return 0
+    for line in failed:
+        print(f"reports.build: not built: {line}", file=sys.stderr)
+    return 1 if failed else 0
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """The text without line breaks, for people who read logs."""
     return " ".join(text.split())
 
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -76,6 +77,15 @@ def seconds_taken(record: Record) -> float:
     """What training and evaluation of a cell took."""
     timings = record["timings"]
     return float((timings["train_s"] or 0) + (timings["eval_s"] or 0))
+
+
+def moment(stamp: str) -> float:
+    """Seconds since 1970 of an ISO time, UTC where it names no zone; what is none is oldest."""
+    try:
+        found = datetime.fromisoformat(stamp)
+    except ValueError:
+        return float("-inf")
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
 
 
 def without_nan(value: Any) -> Any:

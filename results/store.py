@@ -22,6 +22,7 @@ import json
 import os
 import tempfile
 import time
+import uuid
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
@@ -78,24 +79,38 @@ class Store:
         """
         record = check(without_nan(record))
         text = json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False)
+        # half characters, of arguments that are no text, could not be read back: replaced
+        content = text.encode(errors="replace")
         if record["status"] in FINAL:
-            return self._link(text, [self.records_dir / f"{record['key']}.json"])
-        names = (
-            self.records_dir / f"{record['key']}.{record['status']}-{n}.json"
-            for n in range(1, 10_000)
-        )
-        return self._link(text, names)
+            return self.place(content, [self.records_dir / f"{record['key']}.json"])
+        return self.place(content, self.names(record["key"], record["status"]))
 
-    def _link(self, text: str, names: Iterable[Path]) -> Path | None:
+    def names(self, key: str, kind: str) -> Iterator[Path]:
+        """The names of a cell's accidents of one status, or of its superseded records."""
+        return (self.records_dir / f"{key}.{kind}-{n}.json" for n in range(1, 10_000))
+
+    def place(
+        self, content: bytes, names: Iterable[Path], original: Path | None = None
+    ) -> Path | None:
+        """Gives content the first name that is free, whole or not at all; None if none is.
+
+        Args:
+            original: a file with this content. On the same disk it gets a second name, since no
+                record is ever written to; elsewhere it is copied, with its time, which accidents
+                are ordered by.
+        """
         self.records_dir.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=self.records_dir, prefix=".part-")
+        temporary = self.records_dir / f".part-{uuid.uuid4().hex}"
         try:
-            # half characters, of arguments that are no text, could not be read back: replaced
-            with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
+            if original is None or not _linked(original, temporary):
+                with open(temporary, "xb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.chmod(temporary, 0o644)
+                if original is not None:
+                    modified_ns = original.stat().st_mtime_ns
+                    os.utime(temporary, ns=(modified_ns, modified_ns))
             for name in names:
                 try:
                     os.link(temporary, name)
@@ -104,7 +119,7 @@ class Store:
                     continue
             return None
         finally:
-            os.unlink(temporary)
+            temporary.unlink(missing_ok=True)
 
     def supersede(self, key: str) -> None:
         """Puts a finished record out of the way so that the cell runs again. Nothing is deleted."""
@@ -241,6 +256,17 @@ def without_collector() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+def _linked(original: Path, name: Path) -> bool:
+    """Gives a file a second name, where its disk and owner allow it."""
+    if original.is_symlink():
+        return False
+    try:
+        os.link(original, name)
+    except OSError:
+        return False
+    return True
 
 
 def _move(path: Path, names: Iterable[Path]) -> Path:

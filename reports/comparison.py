@@ -1,0 +1,387 @@
+"""What two sides have in common and what not: every pair of cells with its verdict and causes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from reports.alignment import Side, flat, value_text
+from reports.caption import metric_text
+from reports.differences import Difference, difference, holm_adjusted
+from reports.formatting import MINUS, number, plural, signed, when
+from reports.statistics import CONFIDENCE, Estimate
+from reports.table import Cell, Column, Row, Run, Table
+
+DIFFERS = "differs"
+UNSEEN = "no difference seen"
+SAME = "same bits"
+FEW = "too few seeds to say"
+CHANGED = "status changed"
+NO_VALUE = "no result in either"
+ONLY = {"A": "only in A", "B": "only in B"}
+VERDICTS = (DIFFERS, CHANGED, UNSEEN, SAME, FEW, NO_VALUE, *ONLY.values())
+COMPARED = (DIFFERS, UNSEEN, SAME, FEW)  # both sides have a value
+
+RATE = "train_images_per_s"
+# of the environment: told in this order, then all others; what is different in every run is not
+ENVIRONMENT = ("host", "os", "cpu", "cores", "gpu", "driver", "cuda", "device", "threads",
+               "processes", "deterministic", "python", "git_commit", "git_dirty")  # fmt: skip
+MOST_VALUES = 4
+
+
+@dataclass(frozen=True)
+class Change:
+    """One seed whose run ended otherwise."""
+
+    seed: int
+    before: str  # status in A
+    after: str  # status in B
+    reason: str  # of the one that is not ok
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One field that is not the same on both sides."""
+
+    name: str
+    a: str
+    b: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One place of the table on both sides.
+
+    Attributes:
+        row, column: of A, or of B where A has none.
+        a, b: the cells; None where no run of a side is on record.
+        p_value: corrected for the number of tested cells; None where nothing is tested.
+        changes: seeds that are on record on both sides, with unlike ends.
+        settings: fields of the cells that differ, versions included.
+        other_sources: whether records were made by sources that differ; None where it is not known.
+        rate: training rate of B over that of A, in images per second.
+        unpaired: seeds that have a value on one side only, as (side, seeds).
+    """
+
+    row: Row
+    column: Column
+    a: Cell | None
+    b: Cell | None
+    verdict: str
+    difference: Difference | None = None
+    p_value: float | None = None
+    changes: tuple[Change, ...] = ()
+    settings: tuple[Setting, ...] = ()
+    other_sources: bool | None = None
+    rate: float | None = None
+    unpaired: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+    @property
+    def name(self) -> str:
+        return f"{self.row.label} on {self.column.id}"
+
+    @property
+    def shift(self) -> float | None:
+        """Mean of B minus mean of A, tested or not."""
+        one, other = (cell.estimate if cell else None for cell in (self.a, self.b))
+        return other.mean - one.mean if one and other else None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that is told of two sides.
+
+    Attributes:
+        environment: fields that differ, over the records of cells that both sides have.
+        settings: (field, the places where it differs).
+    """
+
+    a: Side
+    b: Side
+    pairs: tuple[Pair, ...]
+    environment: tuple[Setting, ...]
+    settings: tuple[tuple[Setting, tuple[str, ...]], ...]
+
+    @property
+    def shared(self) -> list[Pair]:
+        """Places that both sides have runs of."""
+        return [pair for pair in self.pairs if pair.a and pair.b]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """verdict -> how many cells, those that occur."""
+        found = {v: sum(pair.verdict == v for pair in self.pairs) for v in VERDICTS}
+        return {verdict: n for verdict, n in found.items() if n}
+
+    @property
+    def changed(self) -> list[tuple[Pair, Change]]:
+        return [(pair, change) for pair in self.pairs for change in pair.changes]
+
+    @property
+    def exit_status(self) -> int:
+        """1 where some cell differs or ended otherwise, else 0."""
+        return int(any(pair.verdict == DIFFERS or pair.changes for pair in self.pairs))
+
+    @property
+    def metric(self) -> str:
+        return metric_text(self.a.table)
+
+    def groups(self) -> list[tuple[Column, list[Pair]]]:
+        """(column, its pairs), in the order of the tables."""
+        found: dict[str, tuple[Column, list[Pair]]] = {}
+        for pair in self.pairs:
+            found.setdefault(pair.column.id, (pair.column, []))[1].append(pair)
+        return list(found.values())
+
+
+def compare(a: Side, b: Side) -> Comparison:
+    """Compares two sides that are laid out alike."""
+    pairs = [pair for pair in _pairs(a.table, b.table) if pair is not None]
+    tested = [i for i, pair in enumerate(pairs) if pair.difference]
+    p_values = [pair.difference.p_value for pair in pairs if pair.difference]
+    for i, p_value in zip(tested, holm_adjusted(p_values), strict=True):
+        verdict = pairs[i].verdict
+        if verdict != SAME:
+            verdict = DIFFERS if p_value <= 1 - CONFIDENCE else UNSEEN
+        pairs[i] = replace(pairs[i], p_value=p_value, verdict=verdict)
+    shared = [pair for pair in pairs if pair.a and pair.b]
+    settings: dict[Setting, list[str]] = {}
+    for pair in shared:
+        for setting in pair.settings:
+            settings.setdefault(setting, []).append(pair.name)
+    return Comparison(
+        a, b, tuple(pairs), _environment(shared), tuple((s, tuple(n)) for s, n in settings.items())
+    )
+
+
+def _pairs(a: Table, b: Table) -> Iterable[Pair | None]:
+    rows = {row.id: row for table in (b, a) for row in table.rows}
+    columns = {column.id: column for table in (b, a) for column in table.columns}
+    order_rows = dict.fromkeys([row.id for table in (a, b) for row in table.rows])
+    order_columns = dict.fromkeys([column.id for table in (a, b) for column in table.columns])
+    for column in order_columns:
+        for row in order_rows:
+            cells = [_on_record(table.cells.get((row, column))) for table in (a, b)]
+            yield _pair(rows[row], columns[column], cells[0], cells[1], a)
+
+
+def _on_record(cell: Cell | None) -> Cell | None:
+    return cell if cell and any(run.record for run in cell.runs) else None
+
+
+def _pair(row: Row, column: Column, a: Cell | None, b: Cell | None, table: Table) -> Pair | None:
+    if a is None or b is None:
+        if a is None and b is None:
+            return None
+        return Pair(row, column, a, b, ONLY["A" if a else "B"])
+    one, other = _values(a), _values(b)
+    tested = difference(one, other, _step(table, row, (*a.runs, *b.runs)))
+    changes = tuple(_changes(a, b))
+    if one and other:
+        verdict = SAME if _same_bits(a, b) else FEW  # of what is tested, the p value decides
+    else:
+        verdict = CHANGED if changes else NO_VALUE
+    records = [[run.record for run in cell.runs if run.record] for cell in (a, b)]
+    sources = [{record["code_sha"] for record in found} for found in records]
+    rates = [cell.cost.get(RATE) for cell in (a, b)]
+    lone = (("A", one.keys() - other.keys()), ("B", other.keys() - one.keys()))
+    return Pair(
+        row, column, a, b, verdict, tested, None, changes,
+        tuple(_settings(records[0][0]["cell"], records[1][0]["cell"])),
+        sources[0] != sources[1] if all(sources) else None,
+        rates[1] / rates[0] if rates[0] and rates[1] else None,
+        tuple((side, tuple(sorted(seeds))) for side, seeds in lone if seeds),
+    )  # fmt: skip
+
+
+def _values(cell: Cell) -> dict[int, float]:
+    return {run.seed: run.value for run in cell.runs if run.value is not None}
+
+
+def _step(table: Table, row: Row, runs: Sequence[Run]) -> float:
+    """One image of the test set, in percentage points; 0 where the headline is no accuracy."""
+    if table.metric != "accuracy_pct":
+        return 0.0
+    steps = []
+    for run in runs:
+        metrics = (run.record or {}).get("metrics") or {}
+        readouts: Mapping[str, Any] = metrics.get(str(table.plan["headline"]["split"])) or {}
+        found = readouts.get(row.readout) or next(iter(readouts.values()), None)
+        if found and found.get("n"):
+            steps.append(100 / (found["n"] * (found.get("draws") or 1)))
+    return max(steps, default=0.0)
+
+
+def _same_bits(a: Cell, b: Cell) -> bool:
+    one, other = ({run.seed: run for run in c.runs if run.value is not None} for c in (a, b))
+    return one.keys() == other.keys() and all(
+        one[seed].value == other[seed].value and _learned(one[seed]) == _learned(other[seed])
+        for seed in one
+    )
+
+
+def _learned(run: Run) -> Any:
+    """All numbers of a run that its clock has no part in."""
+    record = run.record or {}
+    curves = {k: v for k, v in (record.get("curves") or {}).items() if not k.endswith("_s")}
+    return record.get("metrics"), curves, record.get("audit") or {}
+
+
+def _changes(a: Cell, b: Cell) -> Iterable[Change]:
+    others = {run.seed: run for run in b.runs if run.record}
+    for run in a.runs:
+        other = others.get(run.seed)
+        if run.record and other and run.status != other.status:
+            bad = other if other.status != "ok" else run
+            reason = (bad.reason or "no reason recorded").strip().partition("\n")[0]
+            yield Change(run.seed, run.status, other.status, reason)
+
+
+def _settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterable[Setting]:
+    one, other = flat(a), flat(b)
+    for name in dict.fromkeys([*one, *other]):
+        if name != "seed" and (name in one, one.get(name)) != (name in other, other.get(name)):
+            texts = [value_text(s[name]) if name in s else "not there" for s in (one, other)]
+            yield Setting(name, *texts)
+
+
+def _environment(pairs: Sequence[Pair]) -> tuple[Setting, ...]:
+    """Fields of the environment whose values differ between the records of both sides."""
+    values: list[dict[str, dict[str, None]]] = [{}, {}]
+    for pair in pairs:
+        for side, cell in zip(values, (pair.a, pair.b), strict=True):
+            for run in cell.runs if cell else ():
+                facts = flat((run.record or {}).get("environment") or {})
+                for name, value in facts.items():
+                    if not name.startswith("slurm"):
+                        side.setdefault(name, {})[value_text(value)] = None
+    names = {*values[0], *values[1]}
+    ordered = [name for name in ENVIRONMENT if name in names]
+    ordered += sorted(names - {*ordered})
+    found = []
+    for name in ordered:
+        one, other = (sorted(side.get(name, {"not recorded": None})) for side in values)
+        if one != other:
+            label = name.removeprefix("packages.").replace("git_commit", "commit")
+            label = label.replace("git_dirty", "uncommitted changes")
+            found.append(Setting(label, _listed(one, name), _listed(other, name)))
+    return tuple(found)
+
+
+def _listed(values: Sequence[str], name: str) -> str:
+    texts = [value[:12] if name == "git_commit" else value for value in values]
+    more = f" and {len(texts) - MOST_VALUES} more" if len(texts) > MOST_VALUES else ""
+    return "; ".join(texts[:MOST_VALUES]) + more
+
+
+# ------------------------------------------------------------------------ in words, for any output
+
+
+def summary(comparison: Comparison) -> str:
+    """'38 cells compared: 2 differ, 36 with no difference seen; 1 seed ended otherwise.'"""
+    n = comparison.counts
+    words = {
+        DIFFERS: "{} {differ}", UNSEEN: "{} with no difference seen", SAME: "{} with the same bits",
+        FEW: "{} with too few seeds to say",
+    }  # fmt: skip
+    parts = [
+        words[v].format(n[v], differ="differs" if n[v] == 1 else "differ")
+        for v in COMPARED if v in n
+    ]  # fmt: skip
+    compared = sum(n.get(v, 0) for v in COMPARED)
+    text = f"{plural(compared, 'cell')} compared" + (f": {', '.join(parts)}" if parts else "")
+    if comparison.changed:
+        text += f"; {plural(len(comparison.changed), 'run')} ended otherwise"
+    rest = [f"{n[v]} {v}" for v in (NO_VALUE, *ONLY.values()) if v in n]
+    return text + (f"; {', '.join(rest)}" if rest else "") + "."
+
+
+def about(side: Side) -> str:
+    """'results/runs, profile quick, 57 records, the newest of 2026-03-01 10:02 UTC'."""
+    n = sum(run.record is not None for _, _, run in side.table.runs)
+    profile = side.table.plan["profile"]
+    parts = [side.source.text] + [f"profile {profile}"] * bool(profile) + [plural(n, "record")]
+    if side.table.newest:
+        parts.append(f"the newest of {when(side.table.newest)}")
+    return ", ".join(parts)
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """What else a reader has to know, in sentences."""
+    shared = comparison.shared
+    found = []
+    welch = [pair for pair in shared if pair.difference and not pair.difference.paired]
+    if welch:
+        found.append(
+            f"{plural(len(welch), 'cell')} by Welch's test, since the seeds with a value are not "
+            f"the same: {_names(welch)}."
+        )
+    sources = [pair for pair in shared if pair.other_sources]
+    if sources:
+        found.append(
+            f"{len(sources)} of {plural(len(shared), 'cell')} made by sources that differ: "
+            f"{_names(sources)}."
+        )
+    for side in (comparison.a, comparison.b):
+        if side.ignored:
+            found.append(
+                f"{plural(side.ignored, 'record')} of audits or costs left out of "
+                f"{side.source.name}: those need the plan of their suite."
+            )
+    rates = sorted(pair.rate for pair in shared if pair.rate)
+    if rates:
+        middle = (rates[(len(rates) - 1) // 2] + rates[len(rates) // 2]) / 2
+        found.append(
+            f"Training rate of B over that of A: {middle:.2f} in the median cell, {rates[0]:.2f} "
+            f"to {rates[-1]:.2f}; not tested, and cells may have run side by side."
+        )
+    return found
+
+
+def _names(pairs: Sequence[Pair], most: int = 6) -> str:
+    names = [pair.name for pair in pairs]
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def places_text(places: Sequence[str], n_shared: int) -> str:
+    """Where a setting differs: 'all cells', or the first of them."""
+    if len(places) == n_shared and n_shared > 1:
+        return f"all {n_shared} cells"
+    most = 4
+    more = f" and {len(places) - most} more" if len(places) > most else ""
+    return ", ".join(places[:most]) + more
+
+
+def mean_text(value: Estimate | None, metric: str) -> str:
+    """A mean: two decimals of a percentage, three digits of anything else."""
+    if value is None:
+        return number(None)
+    return f"{value.mean:.2f}" if metric.endswith("_pct") else number(value.mean)
+
+
+def shift_text(pair: Pair, metric: str) -> str:
+    """'+0.33 ± 0.20'; the difference alone where there is no interval, or nothing to doubt."""
+    if pair.shift is None:
+        return number(None)
+    tested = pair.difference if pair.verdict != SAME else None
+    half = tested.half_width if tested else None
+    if metric.endswith("_pct"):
+        return signed(pair.shift, 2) + ("" if half is None else f" ± {half:.2f}")
+    sign = "+" if pair.shift > 0 else MINUS if pair.shift < 0 else ""
+    text = sign + number(abs(pair.shift))
+    return text if half is None else f"{text} ± {number(half)}"
+
+
+def p_text(value: float | None) -> str:
+    if value is None:
+        return number(None)
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def effect_text(pair: Pair) -> str:
+    """Hedges' g; an effect without any spread has no size."""
+    if pair.difference is None:
+        return number(None)
+    return "∞" if pair.difference.effect is None else signed(pair.difference.effect, 1)
