@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from reports import (
@@ -16,9 +14,11 @@ from reports import (
     environments,
     figures,
     locality,
+    pages,
     speed,
     targets,
     transfer,
+    tuning,
 )
 from reports.caption import caption, counts, metric_text
 from reports.drawing import Panel
@@ -64,13 +64,7 @@ def render(table: Table, again: str = "") -> str:
     # a page about the audit alone, or about costs: nothing was trained
     audited = table.plan["headline"]["split"] == "audit"
     timed = any(column.axes for column in table.columns)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = pages.environment()
     environment.filters |= {
         "signed": signed,
         "number": number,
@@ -97,6 +91,7 @@ def render(table: Table, again: str = "") -> str:
         memory_has_lines=cost_figures.memory_has_lines(table),
         claims=_claims(table),
         budgets=_budgets(table),
+        tuned=tuning.tuned_lines(table),
         drill=_drill(table),
         failures=[f for f in table.runs if f[2].status not in ("ok", "missing", "running")],
         first_line=_first_line,

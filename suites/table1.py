@@ -47,11 +47,12 @@ SUITE = Suite(
             ),
         ),
         "standard": Profile(
-            note="Four datasets under one budget, every method with its default settings.",
+            note="Four datasets under one budget.",
             datasets=("mnist", "fashion-mnist", "cifar10", "cifar100"),
             architectures=("mlp-3x1000", "cnn-small", "vgg8b", "resnet18"),
             seeds=3,
             protocol=standard,
+            tuned=True,
         ),
         "paper": Profile(
             note="The longest published budget of the compared papers, given to every method.",
