@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from reports import pages
 from reports.drawing import COLOURS, INK, MUTED, Panel, style, svg
@@ -157,16 +160,30 @@ def _draw(tuning: Tuning, name: str, values: Mapping[str, Any]) -> str:
         axes.set_xticks(range(len(places)), [value_text(v) for v in places])
         axes.set_xlim(-0.5, len(places) - 0.5)
         axes.grid(axis="x", visible=False)
-    elif values["scale"] == "log":
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(lambda x, _: value_text(float(x)))
-        axes.xaxis.set_minor_formatter(lambda x, _: "")
+    else:
+        _set_axis(axes, values, tuning.untuned.settings[name])
     margin = 0.08 * (top - bottom)
     axes.set_ylim(bottom - margin, top + margin)
     axes.ticklabel_format(axis="y", useOffset=False)
     axes.set_xlabel(label(name))
     axes.set_ylabel("Validation, %")
     return svg(figure, f"{tuning.row.id}-{tuning.column.id}-{name}")
+
+
+def _set_axis(axes: Axes, values: Mapping[str, Any], untuned: float) -> None:
+    """The whole of a range, its ends and middle marked, and the untuned value wherever it is."""
+    low, high = values["low"], values["high"]
+    first, last = min(low, untuned), max(high, untuned)
+    if values["scale"] == "log" and first > 0:
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_locator(NullLocator())
+        middle, room = math.sqrt(low * high), (last / first) ** 0.05
+        axes.set_xlim(first / room, last * room)
+    else:
+        middle, space = (low + high) / 2, 0.05 * (last - first)
+        axes.set_xlim(first - space, last + space)
+    ticks = [low, float(f"{middle:.3g}"), high]
+    axes.set_xticks(ticks, [value_text(float(x)) for x in ticks])
 
 
 # --------------------------------------------------------------------------------------- CSV

@@ -190,7 +190,7 @@ def tried(untuned: Request, n_points: int) -> Request:
     suite = dataclasses.replace(
         untuned.suite,
         name=untuned.suite.name + TUNING,
-        title=f"Tuning: {untuned.suite.title[0].lower()}{untuned.suite.title[1:]}",
+        title=f"Tuning for {untuned.suite.name}: the same budget for every method",
         headline={"split": "val", "metric": "accuracy_pct"},
     )
     plan = {
