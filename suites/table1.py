@@ -3,6 +3,8 @@
 python -m suites.run table1                       quick: digits, 2 CPU cores, about 3 minutes
 python -m suites.run table1 --profile standard    MNIST to CIFAR-100, one GPU, hours
 python -m suites.run table1 --profile paper       the longest published budgets, days
+
+`standard` takes the settings that suites.tune chose where results/tuned/table1.json has some.
 """
 
 from __future__ import annotations

@@ -26,8 +26,9 @@ from suites.engine import engine, sources
 from suites.engine.cell import Cell
 from suites.engine.trial import Job
 from suites.launching import local
-from suites.request import Request
+from suites.request import Request, why_not
 from suites.suite import rows_of
+from tests.methods import toy
 from tests.records import make_record
 from tests.test_sources import MEMBERS, plugin_sha
 
@@ -143,6 +144,22 @@ def test_every_method_declares_what_is_tuned(name: str) -> None:
         assert values.holds(getattr(config, field)), f"the default of {field} is out of its range"
         assert all(values.holds(values.at(i / 64)) for i in range(64))
         assert json.loads(json.dumps(values.as_dict())) == values.as_dict()
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_every_method_can_train_at_the_ends_of_its_space(name: str) -> None:
+    """A value that it cannot even be made with would be a wasted point."""
+    space = METHODS[name].space
+    x, y = toy.batch(12)
+    for u in (0.0, 1 - 2**-30):
+        settings = {field: values.at(u) for field, values in space.items()}
+        for architecture in ("mlp-2x500", "cnn-small"):
+            if why_not(METHODS[name], settings, architecture, "digits"):
+                continue
+            method = toy.make(name, architecture=architecture, **settings)
+            method.start(x, y)
+            phase = method.phases(2)[0][0]
+            method.train_step(method.frozen(x, phase), y, phase, 0.0)
 
 
 def test_every_row_of_table_1_can_be_tuned() -> None:
