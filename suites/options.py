@@ -159,8 +159,8 @@ def add_how(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     return how
 
 
-def add_where(p: argparse.ArgumentParser) -> None:
-    """Adds where results and pages go."""
+def add_where(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Adds where results and pages go; returns the group for more."""
     out = p.add_argument_group("where results go")
     add_results_dir(out)
     out.add_argument(
@@ -170,6 +170,7 @@ def add_where(p: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="pages and tables (default: reports/out)",
     )
+    return out
 
 
 # ------------------------------------------------------------------- from options to a request

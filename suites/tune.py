@@ -80,8 +80,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     p.set_defaults(sources=None, tuning=None, weights=None, seeds=None, audit=False, tuned=None)
     add_launching(options.add_how(p))
-    options.add_where(p)
-    p.add_argument(
+    options.add_where(p).add_argument(
         "--write", type=Path, metavar="FILE",
         help="put the chosen settings into FILE, where those of other places stay "
         f"(default: <report-dir>/<suite>{TUNING}/{FILE})",
