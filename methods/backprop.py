@@ -6,7 +6,7 @@ h_l = block_l(drop(h_{l-1})),   logits = V drop(h_L),   minimise  CE(logits, y) 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 from methods.base import Method, Task, Traits, adamw, cosine, set_lr, steps_down, trainable
 from methods.blocks import Blocks, BlockStyle, dropout
 from methods.registry import register
+from methods.space import LogUniform
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Backprop(Method):
     source = "Rumelhart, Hinton & Williams 1986"
     traits = Traits(local_updates=False)
     Config = BackpropConfig
+    space: ClassVar = {"lr": LogUniform(1e-4, 1e-2), "weight_decay": LogUniform(1e-5, 1e-3)}
 
     def __init__(self, blocks: Blocks, task: Task, config: BackpropConfig, rng: Generator) -> None:
         super().__init__(blocks, task, config, rng)

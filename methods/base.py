@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 from methods.blocks import Blocks, BlockStyle
+from methods.space import Range
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,8 @@ class Method(nn.Module, ABC):
     Config: ClassVar[type]  # frozen dataclass; every field has a default
     # rows of a table made from one class: suffix -> configuration, {"pred": {"loss": "pred"}}
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    # what is tuned: field of Config -> its range; no part of what makes a record stale
+    space: ClassVar[Mapping[str, Range]] = {}
 
     def __init__(self, blocks: Blocks, task: Task, config: Any, rng: Generator) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ from torch import Generator, Tensor, nn
 from methods.base import Method, Task, Traits, adamw, cosine, set_lr, trainable
 from methods.blocks import Blocks, BlockStyle, PooledLinear, pool_until
 from methods.registry import register
+from methods.space import Choice, LogUniform
 
 CALIBRATION_BATCH = 256  # images at a time through the blocks, to bound the memory
 
@@ -56,6 +57,10 @@ class CaFo(Method):
     source = "arXiv 2303.09728"
     traits = Traits(local_updates=True, readouts=("sum", "last"))
     Config = CaFoConfig
+    space: ClassVar = {
+        "lr": LogUniform(3e-4, 3e-2),
+        "weight_decay": Choice(0.0, 1e-5, 1e-4, 1e-3),
+    }
 
     def __init__(self, blocks: Blocks, task: Task, config: CaFoConfig, rng: Generator) -> None:
         super().__init__(blocks, task, config, rng)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,7 @@ from methods import batch
 from methods.base import Method, Task, Traits, adamw, cosine, set_lr, trainable
 from methods.blocks import Block, Blocks
 from methods.registry import register
+from methods.space import Choice, LogUniform
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,10 @@ class CounterCurrent(Method):
         local_updates=True, feedback="a second network, trained along, that brings labels down"
     )
     Config = CounterCurrentConfig
+    space: ClassVar = {
+        "lr": LogUniform(1e-4, 1e-2),
+        "weight_decay": Choice(0.0, 1e-6, 1e-5, 1e-4),  # released: 0 and 1e-6
+    }
 
     def __init__(
         self, blocks: Blocks, task: Task, config: CounterCurrentConfig, rng: Generator

@@ -12,6 +12,7 @@ sg is stop-gradient. There are no negative samples and no labels in the input; o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from methods.base import Task, Traits, adamw, trainable
 from methods.blocks import Blocks
 from methods.local_scores import LocalScores
 from methods.registry import register
+from methods.space import Choice, LogUniform
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,10 @@ class CwComp(LocalScores):
     source = "arXiv 2312.12668"
     traits = Traits(local_updates=True, readouts=("last", "sum"))
     Config = CwCompConfig
+    space: ClassVar = {
+        "lr": LogUniform(3e-4, 3e-2),  # released: 1e-2
+        "weight_decay": Choice(0.0, 1e-5, 1e-4, 1e-3),
+    }
 
     def __init__(self, blocks: Blocks, task: Task, config: CwCompConfig, rng: Generator) -> None:
         super().__init__(blocks, task, config, rng)

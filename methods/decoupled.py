@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ from torch import Generator, Tensor, nn
 from methods.base import Method, Task, Traits, set_lr, steps_down, trainable
 from methods.blocks import Block, Blocks, BlockStyle, pool_to
 from methods.registry import register
+from methods.space import LogUniform
 
 AuxKind = Literal["mlp-sr", "mlp", "cnn"]
 
@@ -88,6 +89,7 @@ class Decoupled(Method):
     source = "arXiv 1901.08164"
     traits = Traits(local_updates=True)
     Config = DecoupledConfig
+    space: ClassVar = {"lr": LogUniform(0.01, 1.0), "weight_decay": LogUniform(5e-5, 5e-3)}
 
     def __init__(self, blocks: Blocks, task: Task, config: DecoupledConfig, rng: Generator) -> None:
         super().__init__(blocks, task, config, rng)

@@ -10,6 +10,7 @@ locality.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Generator, Tensor
@@ -17,6 +18,7 @@ from torch import Generator, Tensor
 from methods.base import Method, Task, Traits, adamw, cosine, set_lr, trainable
 from methods.blocks import Blocks, PooledLinear
 from methods.registry import register
+from methods.space import Choice, LogUniform
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,10 @@ class DeepSupervision(Method):
     source = "arXiv 1409.5185"
     traits = Traits(local_updates=False, readouts=("last", "sum"))
     Config = DeepSupervisionConfig
+    space: ClassVar = {
+        "lr": LogUniform(1e-4, 1e-2),
+        "weight_decay": Choice(0.0, 1e-5, 1e-4, 1e-3),
+    }
 
     def __init__(
         self, blocks: Blocks, task: Task, config: DeepSupervisionConfig, rng: Generator

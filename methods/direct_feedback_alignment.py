@@ -12,7 +12,7 @@ and h_{l-1} held constant: that is how it is computed.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from torch import Generator, Tensor, nn
 from methods.base import Method, Task, Traits, adamw, cosine, set_lr, trainable
 from methods.blocks import Blocks
 from methods.registry import register
+from methods.space import LogUniform
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class DirectFeedbackAlignment(Method):
     source = "arXiv 1609.01596"
     traits = Traits(local_updates=True, feedback="the output error, through fixed random matrices")
     Config = DirectFeedbackAlignmentConfig
+    # backprop's, so that the way back is still all that differs
+    space: ClassVar = {"lr": LogUniform(1e-4, 1e-2), "weight_decay": LogUniform(1e-5, 1e-3)}
 
     def __init__(
         self, blocks: Blocks, task: Task, config: DirectFeedbackAlignmentConfig, rng: Generator

@@ -22,6 +22,7 @@ from torch import Generator, Tensor, nn
 from methods.base import Method, Task, Traits, adamw, cosine, set_lr, trainable
 from methods.blocks import Blocks
 from methods.registry import register
+from methods.space import LogUniform
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,8 @@ class FeedbackAlignment(Method):
         feedback="the output error, from layer to layer through fixed random matrices",
     )
     Config = FeedbackAlignmentConfig
+    # backprop's, so that the way back is still all that differs
+    space: ClassVar = {"lr": LogUniform(1e-4, 1e-2), "weight_decay": LogUniform(1e-5, 1e-3)}
     signs: ClassVar[bool] = False  # whether the way back follows the signs of the weights
 
     def __init__(

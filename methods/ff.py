@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +39,7 @@ from methods.goodness import (
     zero_linear,
 )
 from methods.registry import register
+from methods.space import LogUniform
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,11 @@ class ForwardForward(Method):
         readouts=("goodness", "goodness_all", "softmax"),
     )
     Config = FFConfig
+    space: ClassVar = {
+        "lr": LogUniform(5e-5, 5e-3),
+        "weight_decay": LogUniform(6e-5, 6e-3),
+        "peer": LogUniform(3e-3, 0.3),
+    }
     mean: Tensor
     std: Tensor
 

@@ -45,6 +45,7 @@ from methods.goodness import (
     zero_linear,
 )
 from methods.registry import register
+from methods.space import LogUniform, Uniform
 
 Label = Literal["fourier", "morphological", "planes"]
 
@@ -98,6 +99,11 @@ class ConvForwardForward(Method):
         readouts=("goodness", "goodness_all", "softmax"),
     )
     Config = FFConvConfig
+    space: ClassVar = {
+        "lr": LogUniform(2e-4, 2e-2),
+        "kappa": Uniform(0.1, 0.6),
+        "peer": LogUniform(3e-3, 0.3),
+    }
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "fourier": {"label": "fourier"},
         "morphological": {"label": "morphological", "kappa": 1.0},

@@ -24,6 +24,7 @@ from methods import batch
 from methods.base import Method, Task, Traits, adamw, set_lr, steps_down, trainable
 from methods.blocks import Block, Blocks, BlockStyle, PooledLinear, dropout
 from methods.registry import register
+from methods.space import LogUniform, Uniform
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,10 @@ class Greedy(Method):
     source = "arXiv 1901.06656"
     traits = Traits(local_updates=True)
     Config = GreedyConfig
+    space: ClassVar = {
+        "lr": LogUniform(5e-5, 5e-3),
+        "dropout": Uniform(0.0, 0.3),  # released, by data and network: 0.025 to 0.3
+    }
     variants: ClassVar = {
         "pred": {"loss": "pred"},
         "sim": {"loss": "sim"},

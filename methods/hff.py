@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,7 @@ from torch import Generator, Tensor, nn
 from methods.base import Method, Task, Traits, adamw, cosine, set_lr, trainable
 from methods.blocks import Block, Blocks, pool_until, pooled_shape, rms_norm
 from methods.registry import register
+from methods.space import Choice, LogUniform, Uniform
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,12 @@ class HFF(Method):
     source = "arXiv 2605.00082"
     traits = Traits(local_updates=True, readouts=("last", "sum", "sum_except_first"))
     Config = HFFConfig
+    space: ClassVar = {
+        "lr": LogUniform(1e-4, 1e-2),
+        "margin": Uniform(0.0, 0.35),  # usual range of additive margins
+        "scale": LogUniform(4.0, 64.0),
+        "prototypes": Choice(1, 2, 4, 8),
+    }
 
     def __init__(self, blocks: Blocks, task: Task, config: HFFConfig, rng: Generator) -> None:
         super().__init__(blocks, task, config, rng)

@@ -23,6 +23,7 @@ from torch import Generator, Tensor, nn
 from methods.base import Method, Task, Traits, set_lr, steps_down, trainable
 from methods.blocks import Block, Blocks, BlockStyle, pool_to
 from methods.registry import register
+from methods.space import LogUniform
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class Layerwise(Method):
     source = "arXiv 1812.11446"
     traits = Traits(local_updates=True, readouts=("last", "ensemble"))
     Config = LayerwiseConfig
+    space: ClassVar = {"lr": LogUniform(0.01, 1.0), "weight_decay": LogUniform(5e-5, 5e-3)}
     variants: ClassVar = {"k1": {"k": 1}, "k2": {"k": 2}, "k3": {"k": 3}}
 
     def __init__(self, blocks: Blocks, task: Task, config: LayerwiseConfig, rng: Generator) -> None:

@@ -14,6 +14,7 @@ no normalisation between blocks. So the two are HFF's controls.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,7 @@ from methods.base import Task, Traits, adamw, trainable
 from methods.blocks import Block, Blocks, PooledLinear, pool_until
 from methods.local_scores import LocalScores
 from methods.registry import register
+from methods.space import Choice, LogUniform
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,10 @@ class MonoForward(LocalScores):
     source = "arXiv 2501.09238"
     traits = Traits(local_updates=True, readouts=("last", "sum"))
     Config = MonoForwardConfig
+    space: ClassVar = {
+        "lr": LogUniform(1e-4, 1e-2),  # tuned in the re-evaluation: 1.7e-4 to 1.6e-3
+        "weight_decay": Choice(0.0, 1e-5, 1e-4, 1e-3),
+    }
 
     def __init__(
         self, blocks: Blocks, task: Task, config: MonoForwardConfig, rng: Generator
@@ -107,6 +113,7 @@ class CosineMonoForward(MonoForward):
     version = 2
     source = "control of arXiv 2605.00082, after arXiv 2501.09238"
     Config = CosineMonoForwardConfig
+    space: ClassVar = {**MonoForward.space, "scale": LogUniform(4.0, 64.0)}
 
     def _make_head(self, block: Block) -> nn.Module:
         config = self.config

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,7 @@ from methods.denoising import (
     gaussian,
 )
 from methods.registry import register
+from methods.space import LogUniform, Uniform
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,11 @@ class NoPropBackprop(Method):
     source = "arXiv 2503.24322"
     traits = Traits(local_updates=False, readouts=("sampled", "mean"), sampled=("sampled",))
     Config = NoPropBackpropConfig
+    space: ClassVar = {
+        "lr": LogUniform(1e-4, 1e-2),
+        "weight_decay": LogUniform(1e-4, 1e-2),  # paper: 1e-3
+        "dropout": Uniform(0.0, 0.4),  # paper: 0.2
+    }
 
     def __init__(
         self, blocks: Blocks, task: Task, config: NoPropBackpropConfig, rng: Generator

@@ -16,7 +16,7 @@ singularities. Every term trains all that it contains: the network, γ, W, the c
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,7 @@ from methods.denoising import (
     uniform,
 )
 from methods.registry import register
+from methods.space import LogUniform
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,11 @@ class NoPropCT(Method):
     # no block has a loss of its own: one loss behind one network
     traits = Traits(local_updates=False, readouts=("sampled", "ode"), sampled=("sampled", "ode"))
     Config = NoPropCTConfig
+    space: ClassVar = {
+        "lr": LogUniform(1e-4, 1e-2),
+        "weight_decay": LogUniform(1e-4, 1e-2),  # paper: 1e-3
+        "eta": LogUniform(0.1, 10.0),  # paper: 1
+    }
 
     def __init__(self, blocks: Blocks, task: Task, config: NoPropCTConfig, rng: Generator) -> None:
         super().__init__(blocks, task, config, rng)

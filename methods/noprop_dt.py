@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,7 @@ from methods.denoising import (
     prior_kl,
 )
 from methods.registry import register
+from methods.space import LogUniform
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,11 @@ class NoPropDT(Method):
     source = "arXiv 2503.24322"
     traits = Traits(local_updates=True, readouts=("sampled", "mean"), sampled=("sampled",))
     Config = NoPropConfig
+    space: ClassVar = {
+        "lr": LogUniform(1e-4, 1e-2),
+        "weight_decay": LogUniform(1e-4, 1e-2),  # paper: 1e-3
+        "eta": LogUniform(0.01, 1.0),  # paper: 0.1
+    }
 
     def __init__(self, blocks: Blocks, task: Task, config: NoPropConfig, rng: Generator) -> None:
         super().__init__(blocks, task, config, rng)

@@ -14,7 +14,7 @@ The added term anchors a trained W, which would else shrink to one point; it tra
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,7 @@ from methods.denoising import (
     uniform,
 )
 from methods.registry import register
+from methods.space import LogUniform, Uniform
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,11 @@ class NoPropFM(Method):
     # no block has a loss of its own: one loss behind one network
     traits = Traits(local_updates=False, readouts=("sampled",), sampled=("sampled",))
     Config = NoPropFMConfig
+    space: ClassVar = {
+        "lr": LogUniform(1e-4, 1e-2),
+        "weight_decay": LogUniform(1e-4, 1e-2),  # paper: 1e-3
+        "dropout": Uniform(0.0, 0.4),  # paper: 0.2
+    }
 
     def __init__(self, blocks: Blocks, task: Task, config: NoPropFMConfig, rng: Generator) -> None:
         super().__init__(blocks, task, config, rng)

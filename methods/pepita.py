@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from torch import Generator, Tensor, nn
 from methods.base import Method, Task, Traits, set_lr, steps_down, trainable
 from methods.blocks import Blocks, BlockStyle, dropout
 from methods.registry import register
+from methods.space import LogUniform, Uniform
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,11 @@ class Pepita(Method):
         local_updates=True, feedback="the output error, through a fixed random map to the input"
     )
     Config = PepitaConfig
+    space: ClassVar = {
+        "lr": LogUniform(1e-3, 0.1),  # released: 0.01 and 0.1
+        "feedback_scale": LogUniform(5e-3, 0.5),
+        "dropout": Uniform(0.0, 0.3),
+    }
 
     def __init__(self, blocks: Blocks, task: Task, config: PepitaConfig, rng: Generator) -> None:
         super().__init__(blocks, task, config, rng)

@@ -9,9 +9,11 @@ import importlib.metadata
 import importlib.util
 import pkgutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from methods.base import Method
+from methods.space import Range
 
 ENTRY_POINT_GROUP = "bpfree.methods"
 
@@ -36,10 +38,29 @@ def register(cls: type[Method]) -> type[Method]:
     for field in dataclasses.fields(cls.Config):
         if field.default is field.default_factory is dataclasses.MISSING:
             raise PluginError(f"{cls.Config.__qualname__}.{field.name} needs a default")
+    _check_space(cls)
     old = METHODS.setdefault(cls.name, cls)
     if old is not cls:
         raise PluginError(f"method name {cls.name!r} is already taken by {old.__module__}")
     return cls
+
+
+def _check_space(cls: type[Method]) -> None:
+    """Raises PluginError for a search space that is not one of the Config's fields."""
+    if not isinstance(cls.space, Mapping):
+        raise PluginError(f"{cls.__qualname__}.space must be a dictionary: field -> range")
+    known = [field.name for field in dataclasses.fields(cls.Config)]
+    for name, values in cls.space.items():
+        if name not in known:
+            raise PluginError(
+                f"{cls.__qualname__}.space has {name!r}, which is no field of "
+                f"{cls.Config.__qualname__}; it has {', '.join(known)}"
+            )
+        if not isinstance(values, Range):
+            raise PluginError(
+                f"{cls.__qualname__}.space[{name!r}] must be a LogUniform, Uniform or Choice of "
+                "methods.space"
+            )
 
 
 def load_builtin() -> None:

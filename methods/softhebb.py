@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,7 @@ from methods import batch
 from methods.base import Method, Task, Traits, adamw, set_lr, steps_down
 from methods.blocks import Block, Blocks, BlockStyle, dropout
 from methods.registry import register
+from methods.space import LogUniform, Uniform
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,12 @@ class SoftHebb(Method):
     source = "arXiv 2209.11883"
     traits = Traits(local_updates=True)
     Config = SoftHebbConfig
+    space: ClassVar = {
+        "readout_lr": LogUniform(1e-3, 0.1),
+        "rate": LogUniform(5e-3, 0.5),  # released, by layer: 0.005 to 0.08
+        "inverse_temperature": LogUniform(0.25, 4.0),  # released, by layer: 0.25 to 1
+        "power": Uniform(0.7, 1.4),  # released, by layer: 0.7 to 1.4
+    }
 
     def __init__(self, blocks: Blocks, task: Task, config: SoftHebbConfig, rng: Generator) -> None:
         super().__init__(blocks, task, config, rng)

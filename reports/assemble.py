@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from reports.claims import VERDICTS, claim_of
+from reports.differences import paired
 from reports.plan import check_plan
 from reports.statistics import (
     MIN_SEEDS_FOR_INTERVAL,
     Estimate,
     estimate,
     holm_rejects,
-    paired,
 )
 from reports.table import (
     ACCIDENTS,
@@ -28,6 +28,7 @@ from reports.table import (
     Table,
     control_of,
     lower_is_better,
+    rounding_step,
 )
 from results.record import Record
 from results.store import Plan
@@ -87,9 +88,10 @@ def build_table(
         cells[place] = replace(cell, claims=about)
     control = control_of(rows)
     for column in columns:
-        cells.update(_marked([cells[row.id, column.id] for row in rows], plan["headline"]))
+        cells.update(_marked([cells[row.id, column.id] for row in rows], rows, plan))
         if control is not None and plan["headline"]["split"] in ("test", "val"):
-            cells.update(_beside([cells[row.id, column.id] for row in rows], control.id))
+            column_cells = [cells[row.id, column.id] for row in rows]
+            cells.update(_beside(column_cells, control, plan))
     return Table(plan, rows, columns, cells, tuple(set_aside), claims)
 
 
@@ -307,8 +309,9 @@ def _claims(
     return tuple(found)
 
 
-def _marked(column: list[Cell], headline: Mapping[str, Any]) -> dict[tuple[str, str], Cell]:
+def _marked(column: list[Cell], rows: Sequence[Row], plan: Plan) -> dict[tuple[str, str], Cell]:
     """Marks the best complete cells of a column, and those that cannot be told from the best."""
+    headline = plan["headline"]
     if headline["split"] in ("audit", "timings"):  # a description, and no contest of single runs
         return {}
     complete = {c.row: c for c in column if c.state == "ok" and c.estimate is not None}
@@ -321,18 +324,20 @@ def _marked(column: list[Cell], headline: Mapping[str, Any]) -> dict[tuple[str, 
     rivals = [
         c for row, c in complete.items() if row not in marked and _can_be_paired(c, winner)
     ]  # fmt: skip
-    p_values = [paired(_values(c), _values(winner)).p_value for c in rivals]
+    step = rounding_step(plan, next(r for r in rows if r.id == winner.row), winner.runs)
+    p_values = [paired(_values(c), _values(winner), step).p_value for c in rivals]
     for rival, rejected in zip(rivals, holm_rejects(p_values), strict=True):
         if not rejected:
             marked[rival.row] = replace(rival, tied=True)
     return {(c.row, c.column): c for c in marked.values()}
 
 
-def _beside(column: list[Cell], control: str) -> dict[tuple[str, str], Cell]:
+def _beside(column: list[Cell], control: Row, plan: Plan) -> dict[tuple[str, str], Cell]:
     """Adds what lies between the whole cells of a column and the control, where that is whole."""
-    other = next(c for c in column if c.row == control)
+    other = next(c for c in column if c.row == control.id)
     rivals = [c for c in column if c is not other and _can_be_paired(c, other)]
-    found = [paired(_values(c), _values(other)) for c in rivals]
+    step = rounding_step(plan, control, other.runs)
+    found = [paired(_values(other), _values(c), step) for c in rivals]
     rejected = holm_rejects([d.p_value for d in found])
     return {
         (c.row, c.column): replace(c, beside=Beside(d, distinct))

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from reports.assemble import build_table
-from reports.plan import PlanError
+from reports.plan import PlanError, asked_for_by
 from reports.table import Lookup, Table
+from reports.tuning import KIND, tunings
 from results.files import write_atomically
 from results.record import RecordError
 from results.store import Plan, Store, without_collector
@@ -128,11 +129,14 @@ def read(
         entries = [*plan["cells"], *(plan.get("audits") or ())]
         keys = [entry["key"] for entry in entries if "key" in entry]
         summary = store.read(keys)
-        return build_table(plan, summary.records, store.live(), published, summary.unreadable)
+        table = build_table(plan, summary.records, store.live(), published, summary.unreadable)
+        if table.kind == KIND:
+            tunings(table)
+        return table
     except (RecordError, PlanError, TypeError) as error:
         raise ReportError(
             f"the plan of suite {suite!r} in {store.plans_dir} cannot be read: {error}; write it "
-            f"anew with: python -m suites.run {suite}"
+            f"anew with: {asked_for_by(suite)}"
         ) from error
 
 
@@ -146,9 +150,9 @@ def _no_plan(suite: str, store: Store) -> str:
     if known:
         return (
             f"no plan of suite {suite!r} in {store.plans_dir}; stored: {', '.join(known)}; "
-            f"make one with: python -m suites.run {suite}"
+            f"make one with: {asked_for_by(suite)}"
         )
-    return f"no plan in {store.plans_dir}; make one with: python -m suites.run {suite}"
+    return f"no plan in {store.plans_dir}; make one with: {asked_for_by(suite)}"
 
 
 def again(suite: str, results_dir: Path, report_dir: Path) -> str:
@@ -163,11 +167,13 @@ def again(suite: str, results_dir: Path, report_dir: Path) -> str:
 def write(table: Table, out_dir: Path, command: str = "") -> list[Path]:
     """Writes every file of the report, the page with its command first. Raises OSError."""
     # Imported here: they bring matplotlib and jinja2, which --help and most errors do without.
-    from reports import figures, frame, html, latex
+    from reports import figures, frame, html, latex, tuning_page
 
     suite = table.plan["suite"]
     folder = out_dir / suite
     folder.mkdir(parents=True, exist_ok=True)
+    if table.kind == KIND:
+        return tuning_page.write(table, folder, command)
     texts = {
         "index.html": html.render(table, command),
         f"{suite}.tex": latex.render(table),
@@ -199,6 +205,7 @@ def _parser() -> argparse.ArgumentParser:
         "  <suite>-standalone.tex   the same as a document for pdflatex\n"
         "  <suite>.csv              one line per wanted cell, every number\n"
         "  accuracy, curves         figures, .pdf and .png\n"
+        "of a tuning (table1-tune) the page and a .csv file, one line per point\n"
         "with `all` also <report-dir>/index.html, a page that leads to every suite\n\n"
         "examples:\n"
         "  python -m reports.build table1\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from reports.formatting import plural, when
 from reports.statistics import MIN_SEEDS_FOR_INTERVAL
 from reports.table import ACCIDENTS, Table, lower_is_better
+from reports.tuning import budget_sentence
 
 PROBED = (
     "Linear probes on the features of networks that were trained on the source and then stand "
@@ -93,6 +94,8 @@ def caption(table: Table) -> list[str]:
             "Weights are those after the last epoch; the test set is read once, at the end; the"
             " validation split is cut from the training set."
         )
+    if said := budget_sentence(table):
+        sentences.append(said)
     top = "lowest" if lower_is_better(table.metric) else "highest"
     if any(c.best for c in table.cells.values()):
         sentences.append(f"Bold: {top} mean of a column, among entries with all wanted seeds ok.")

@@ -11,7 +11,7 @@ from reports.caption import metric_text
 from reports.differences import Difference, difference, holm_adjusted
 from reports.formatting import MINUS, number, plural, signed, when
 from reports.statistics import CONFIDENCE, Estimate
-from reports.table import Cell, Column, Row, Run, Table
+from reports.table import Cell, Column, Row, Run, Table, rounding_step
 
 DIFFERS = "differs"
 UNSEEN = "no difference seen"
@@ -176,7 +176,7 @@ def _pair(row: Row, column: Column, a: Cell | None, b: Cell | None, table: Table
             return None
         return Pair(row, column, a, b, ONLY["A" if a else "B"])
     one, other = _values(a), _values(b)
-    tested = difference(one, other, _step(table, row, (*a.runs, *b.runs)))
+    tested = difference(one, other, rounding_step(table.plan, row, (*a.runs, *b.runs)))
     changes = tuple(_changes(a, b))
     if one and other:
         verdict = SAME if _same_bits(a, b) else FEW  # of what is tested, the p value decides
@@ -197,20 +197,6 @@ def _pair(row: Row, column: Column, a: Cell | None, b: Cell | None, table: Table
 
 def _values(cell: Cell) -> dict[int, float]:
     return {run.seed: run.value for run in cell.runs if run.value is not None}
-
-
-def _step(table: Table, row: Row, runs: Sequence[Run]) -> float:
-    """One image of the test set, in percentage points; 0 where the headline is no accuracy."""
-    if table.metric != "accuracy_pct":
-        return 0.0
-    steps = []
-    for run in runs:
-        metrics = (run.record or {}).get("metrics") or {}
-        readouts: Mapping[str, Any] = metrics.get(str(table.plan["headline"]["split"])) or {}
-        found = readouts.get(row.readout) or next(iter(readouts.values()), None)
-        if found and found.get("n"):
-            steps.append(100 / (found["n"] * (found.get("draws") or 1)))
-    return max(steps, default=0.0)
 
 
 def _same_bits(a: Cell, b: Cell) -> bool:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from reports import (
@@ -16,9 +14,11 @@ from reports import (
     environments,
     figures,
     locality,
+    pages,
     speed,
     targets,
     transfer,
+    tuning,
 )
 from reports.caption import caption, counts, metric_text
 from reports.drawing import Panel
@@ -52,13 +52,7 @@ def render(table: Table, again: str = "") -> str:
     shown, summary = views(table), summarise(table)
     summarised = [line.row for line in summary.lines] if summary else []
     swatches = [(row, Markup(svg)) for row, svg in figures.swatches(table)]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = pages.environment()
     environment.filters |= {
         "signed": signed,
         "number": number,
@@ -92,6 +86,7 @@ def render(table: Table, again: str = "") -> str:
         memory_has_lines=cost_figures.memory_has_lines(table),
         claims=_claims(table),
         budgets=_budgets(table),
+        tuned=tuning.tuned_lines(table),
         drill=drilldowns(table),
         view_groups=_view_groups(shown),
         views_json=as_json(table, shown),
@@ -101,11 +96,7 @@ def render(table: Table, again: str = "") -> str:
                 {"dataset": c.dataset, "architecture": c.architecture} for c in table.columns
             ],
         },
-        filters=[
-            (name, choices)
-            for name in ("dataset", "architecture")
-            if len(choices := list(dict.fromkeys(getattr(c, name) for c in table.columns))) > 1
-        ],
+        filters=_filters(table),
         summary=summary,
         downloads=_downloads(table),
         again_dir=AGAIN_DIR,

@@ -19,11 +19,20 @@ _LISTS = {
 _OPTIONAL = {
     "budgets": ("row", "column", "protocol"),
     "audits": ("key", "row", "column", "code_sha"),
+    "tuned": ("row", "column", "points", "settings"),
 }
+TUNING = "-tune"  # at the end of the name under which the plan of a suite's tuning is stored
 
 
 class PlanError(ValueError):
     """A stored plan that cannot be laid out; the message says which part."""
+
+
+def asked_for_by(suite: str) -> str:
+    """The command that a plan of this name comes from."""
+    if suite.endswith(TUNING):
+        return f"python -m suites.tune {suite.removesuffix(TUNING)}"
+    return f"python -m suites.run {suite}"
 
 
 def check_plan(plan: Mapping[str, Any]) -> None:

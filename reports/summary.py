@@ -130,7 +130,7 @@ def summarise(table: Table) -> Summary | None:
             left_out.append(f"{row.label} ({n} of {len(columns)} columns)")
     if not rivals:
         return None
-    scores = {row.id: [_scores(table.cell(row, c)) for c in columns] for row in rivals}
+    scores = {row.id: [_scores(table, row, control, c) for c in columns] for row in rivals}
     theirs = [_values(table.cell(control, column)) for column in columns]
     n_runs = sum(map(len, theirs))
     resamples = RESAMPLES if n_runs <= MANY_RUNS else FEW_RESAMPLES
@@ -175,8 +175,8 @@ def _values(cell: Cell) -> Values:
     return np.array(cell.estimate.values if cell.estimate else ())
 
 
-def _scores(cell: Cell) -> Values:
-    return np.array(cell.beside.difference.estimate.values if cell.beside else ())
+def _scores(table: Table, row: Row, control: Row, column: Column) -> Values:
+    return _values(table.cell(row, column)) - _values(table.cell(control, column))
 
 
 def _drawn(table: Table, scores: dict[str, list[Values]]) -> str:

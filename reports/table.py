@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
-from reports.statistics import Difference, Estimate
+from reports.differences import Difference
+from reports.statistics import Estimate
 from results.record import Record
 from results.store import Plan
 
@@ -206,6 +207,23 @@ class Table:
 def control_of(rows: Sequence[Row]) -> Row | None:
     """The row of end-to-end backprop, or None."""
     return next((row for row in rows if row.method == "backprop"), None)
+
+
+def rounding_step(plan: Plan, row: Row, runs: Sequence[Run]) -> float:
+    """What one image of the test set makes of the headline, in percentage points.
+
+    0 where the headline is no accuracy, or no run has one.
+    """
+    if plan["headline"]["metric"] != "accuracy_pct":
+        return 0.0
+    steps = []
+    for run in runs:
+        metrics = (run.record or {}).get("metrics") or {}
+        readouts: Mapping[str, Any] = metrics.get(str(plan["headline"]["split"])) or {}
+        found = readouts.get(row.readout) or next(iter(readouts.values()), None)
+        if found and found.get("n"):
+            steps.append(100 / (found["n"] * (found.get("draws") or 1)))
+    return max(steps, default=0.0)
 
 
 def lower_is_better(metric: str) -> bool:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from reports.caption import metric_text
-from reports.formatting import count, decimals, estimate_text, number, signed
+from reports.formatting import count, estimate_text, number, signed
 from reports.statistics import Estimate, estimate
 from reports.table import Cell, Row, Table
 
@@ -51,7 +51,7 @@ class View:
 
 
 def views(table: Table) -> list[View]:
-    """What there is to show, the headline first; a view that no cell has a number for is left out."""
+    """What there is to show, the headline first; what no cell has a number for is left out."""
     found = [View(_ACCURACIES, metric_text(table), "", _entries(table, _headline))]
     control = table.control
     if control is not None:
@@ -128,11 +128,9 @@ def _headline(row: Row, cell: Cell) -> Entry | None:
 def _difference(row: Row, cell: Cell) -> Entry | None:
     if cell.beside is None:
         return None
-    found = cell.beside.difference.estimate
-    places = decimals(found)
-    text = signed(found.mean, places)
-    if found.half_width is not None:
-        text += f" ± {found.half_width:.{places}f}"
+    found = cell.beside.difference
+    places = 2 if found.half_width < 0.1 else 1
+    text = f"{signed(found.mean, places)} ± {found.half_width:.{places}f}"
     return text + (" *" if cell.beside.distinct else ""), found.mean
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from reports.plan import asked_for_by
 from results.record import RecordError
 from results.store import Plan, Store
 
@@ -76,6 +77,6 @@ def stored_plan(store: Store, suite: str) -> Plan:
         fail(
             f"no request of {suite!r} is stored in {store.root}"
             + (f" (there are: {', '.join(stored)})" if stored else "")
-            + f"; start one with `python -m suites.run {suite}`, or point --results-dir elsewhere"
+            + f"; start one with `{asked_for_by(suite)}`, or point --results-dir elsewhere"
         )
     return plan

@@ -6,14 +6,17 @@ import argparse
 import dataclasses
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from methods import METHODS, PluginError
+from methods.base import resolve_config
+from results import tuned
 from results.record import FINAL
 from results.store import HEAD, Store
+from results.tuned import Tuned, TunedError
 from slurm.queue import SlurmError
 from slurm.site import SiteError
 from suites.catalogue import SUITES
@@ -31,7 +34,12 @@ from suites.transfer.weights import WeightsError
 
 MOST_CLASSES, MOST_IMAGES = 10, 20  # of an open class folder, and of each class
 # what a request may be refused by, in one line and before any work
-REFUSALS = (RequestError, PluginError, DatasetError, WeightsError, SiteError, SlurmError)
+REFUSALS = (
+    RequestError, PluginError, DatasetError, WeightsError, SiteError, SlurmError, TunedError,
+)  # fmt: skip
+UNTUNED = "none"  # in place of a file of tuned values
+# from options, their text, methods of the user's own and a device to what is asked for
+Resolve = Callable[[argparse.Namespace, str, Sequence[str], str], Request]
 STALE = (
     "{} of those on record were made by older sources: they are shown as stale; --fresh trains "
     "them again"
@@ -40,6 +48,36 @@ STALE = (
 
 def add_what(p: argparse.ArgumentParser) -> None:
     """Adds the suite, and what of it is wanted."""
+    what = add_places(p)
+    what.add_argument(
+        "--sources", nargs="+", metavar="NAME",
+        help="of transfer: the datasets that are learned on, instead of the profile's",
+    )  # fmt: skip
+    what.add_argument(
+        "--tuning", nargs="+", choices=("none", "itself", "backprop"), metavar="HOW",
+        help="of transfer: none (the network stands still and is read by probes), or fine-tuned on "
+        "the target, by its own method (itself) or by backprop; instead of the profile's",
+    )  # fmt: skip
+    what.add_argument(
+        "--weights", metavar="FILE",
+        help="of transfer: a state dict of torchvision for the architecture, in place of training "
+        "on the source; `torchvision` for the one in torch's cache",
+    )  # fmt: skip
+    what.add_argument("--seeds", type=int, metavar="N", help="how many, from 0 (default: profile)")
+    what.add_argument(
+        "--tuned", metavar="FILE",
+        help="hyper-parameters that suites.tune chose, for the places that FILE has; `none`: "
+        "default settings, where the profile has tuned ones",
+    )  # fmt: skip
+    what.add_argument(
+        "--audit",
+        action="store_true",
+        help="also measure how far each method's training signals travel, and show it",
+    )
+
+
+def add_places(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Adds the suite, and which places of its table are wanted; returns the group for more."""
     p.add_argument("suite", nargs="?", help=f"what to compare: {', '.join(SUITES)}")
     p.add_argument(
         "--list",
@@ -62,21 +100,6 @@ def add_what(p: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--datasets", nargs="+", metavar="NAME", help="instead of the profile's")
     what.add_argument("--architectures", nargs="+", metavar="NAME", help="likewise")
-    what.add_argument(
-        "--sources", nargs="+", metavar="NAME",
-        help="of transfer: the datasets that are learned on, instead of the profile's",
-    )  # fmt: skip
-    what.add_argument(
-        "--tuning", nargs="+", choices=("none", "itself", "backprop"), metavar="HOW",
-        help="of transfer: none (the network stands still and is read by probes), or fine-tuned on "
-        "the target, by its own method (itself) or by backprop; instead of the profile's",
-    )  # fmt: skip
-    what.add_argument(
-        "--weights", metavar="FILE",
-        help="of transfer: a state dict of torchvision for the architecture, in place of training "
-        "on the source; `torchvision` for the one in torch's cache",
-    )  # fmt: skip
-    what.add_argument("--seeds", type=int, metavar="N", help="how many, from 0 (default: profile)")
     what.add_argument("--epochs", type=int, metavar="N", help="instead of the profile's")
     what.add_argument(
         "--precision",
@@ -91,11 +114,6 @@ def add_what(p: argparse.ArgumentParser) -> None:
         + "; ".join(f"{name} ({meaning})" for name, meaning in CHOICES.items()),
     )
     what.add_argument(
-        "--audit",
-        action="store_true",
-        help="also measure how far each method's training signals travel, and show it",
-    )
-    what.add_argument(
         "--plugin",
         action="append",
         default=[],
@@ -103,6 +121,7 @@ def add_what(p: argparse.ArgumentParser) -> None:
         metavar="FILE.py",
         help="a file that registers methods of your own; may be repeated",
     )
+    return what
 
 
 def add_how(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -140,8 +159,8 @@ def add_how(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     return how
 
 
-def add_where(p: argparse.ArgumentParser) -> None:
-    """Adds where results and pages go."""
+def add_where(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Adds where results and pages go; returns the group for more."""
     out = p.add_argument_group("where results go")
     add_results_dir(out)
     out.add_argument(
@@ -151,6 +170,7 @@ def add_where(p: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="pages and tables (default: reports/out)",
     )
+    return out
 
 
 # ------------------------------------------------------------------- from options to a request
@@ -159,13 +179,8 @@ def add_where(p: argparse.ArgumentParser) -> None:
 def resolve(
     args: argparse.Namespace, command: str, extra_methods: Sequence[str], device: str
 ) -> Request:
-    """The request that the arguments stand for. Raises RequestError."""
-    if args.suite is None:
-        raise RequestError("say which suite to run, e.g. table1, or --list")
-    suite = SUITES[choose("suite", [args.suite], list(SUITES))[0]]
-    if args.datasets is None:
-        suite = of_class_folder(suite, args)
-    check_rows(args.methods or (), suite)
+    """The request that the arguments stand for. Raises RequestError, TunedError."""
+    suite = suite_of(args)
     if args.weights is not None:
         if suite.kind != "transfer" or len(args.architectures or ()) != 1:
             raise RequestError(
@@ -174,6 +189,25 @@ def resolve(
         choose("architecture", args.architectures, list(ARCHITECTURES))
         args.weights = weights.find(args.weights, args.architectures[0])
         weights.read(args.weights, args.architectures[0])
+    values = tuned_values(args.tuned, suite, args.profile)
+    request = expanded(args, suite, command, extra_methods, device, values)
+    if values and args.tuned and not request.plan["tuned"]:
+        raise RequestError(
+            f"--tuned {args.tuned} has nothing for these rows on these datasets and architectures; "
+            f"it has {', '.join(dict.fromkeys(' on '.join(e.place[:2]) for e in values.entries))}"
+        )
+    return request
+
+
+def expanded(
+    args: argparse.Namespace,
+    suite: Suite,
+    command: str,
+    extra_methods: Sequence[str],
+    device: str,
+    values: Tuned | None = None,
+) -> Request:
+    """What a suite and the arguments expand to, with these tuned values. Raises RequestError."""
     return expand(
         suite,
         args.profile,
@@ -191,7 +225,64 @@ def resolve(
         extra_methods=extra_methods,
         audit=args.audit,
         device=device,
+        tuned=values,
     )
+
+
+def suite_of(args: argparse.Namespace) -> Suite:
+    """The suite that is asked for. Raises RequestError, also for rows that it does not have."""
+    if args.suite is None:
+        raise RequestError("say which suite to run, e.g. table1, or --list")
+    suite = SUITES[choose("suite", [args.suite], list(SUITES))[0]]
+    if args.datasets is None:
+        suite = of_class_folder(suite, args)
+    check_rows(args.methods or (), suite)
+    return suite
+
+
+def tuned_values(wanted: str | None, suite: Suite, profile_name: str) -> Tuned | None:
+    """The tuned values that go over a profile's settings: the user's, its own, or none.
+
+    Args:
+        wanted: a file, or UNTUNED; None for what the profile has.
+
+    Raises:
+        TunedError: the file is none of this suite's.
+        RequestError: it has values for what is not known here, or the suite trains nothing.
+    """
+    if wanted is None:
+        profile = suite.profiles.get(profile_name)
+        found = tuned.committed(suite.name) if profile and profile.tuned else None
+    else:
+        if suite.kind != "train":
+            raise RequestError(f"--tuned is for training, which {suite.name!r} is not about")
+        found = None if wanted == UNTUNED else tuned.for_suite(Path(wanted), suite.name)
+    if found is not None:
+        for entry in found.entries:
+            _check_values(entry, found.path)
+    return found
+
+
+def _check_values(entry: tuned.Chosen, path: Path) -> None:
+    """Raises RequestError for a method that is not known, or for settings that it does not have."""
+    if entry.method not in METHODS:
+        raise RequestError(
+            f"{path} has values for method {entry.method!r}, which is not known here: a method of "
+            "your own needs --plugin FILE.py"
+        )
+    try:
+        config = resolve_config(METHODS[entry.method], entry.settings)
+        default = resolve_config(METHODS[entry.method], {})
+    except ValueError as error:
+        raise RequestError(f"{path}: {error}") from None
+    for name in entry.settings:
+        value, usual = getattr(config, name), getattr(default, name)
+        number = isinstance(usual, int | float) and not isinstance(usual, bool)
+        if not isinstance(value, int | float if number else type(usual)):
+            raise RequestError(
+                f"{path}: {name!r} of {entry.row!r} is {value!r}, where something like {usual!r} "
+                "is expected"
+            )
 
 
 def of_class_folder(suite: Suite, args: argparse.Namespace) -> Suite:
@@ -383,6 +474,7 @@ def jobs_of(
             device=device,
             checkpoint_s=args.checkpoint_every,
             ranks=args.ranks if w.cell.kind == "train" else 1,
+            told="val" if request.suite.headline["split"] == "val" else "test",
         )
         for w in wanted
     ]

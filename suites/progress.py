@@ -22,6 +22,8 @@ from rich.progress import (
 
 from suites.engine.engine import Job, Outcome
 
+SPLITS = {"val": "validation"}
+
 
 class Display:
     """Progress of a run; a context manager around it."""
@@ -103,8 +105,8 @@ class Display:
         for warning in outcome.warnings:
             self.console.print(f"warning: {job.label}: {warning}", markup=False, style="yellow")
         text = f"[{done}/{len(self.jobs)}] {job.label}: {outcome.status}"
-        if outcome.test_pct is not None:
-            text += f", {outcome.test_pct:.2f} % on test"
+        if (accuracy := outcome.accuracies_pct.get(job.told)) is not None:
+            text += f", {accuracy:.2f} % on {SPLITS.get(job.told, job.told)}"
         if outcome.reason:
             text += f" ({outcome.reason})"
         self.console.print(

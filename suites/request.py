@@ -18,6 +18,7 @@ import torch
 from methods import METHODS, Method
 from methods.base import resolve_config
 from results.store import Plan
+from results.tuned import Chosen, Tuned
 from suites.engine.architectures import ARCHITECTURES
 from suites.engine.cell import Cell, Kind, Protocol
 from suites.engine.datasets import CLASSES, DATASETS, PHOTOGRAPHS, bare_task, whole_folder
@@ -34,14 +35,20 @@ MOST_CELLS = 100_000  # more is a slip of the finger, and would fill the memory 
 
 @dataclass(frozen=True)
 class Wanted:
-    """One wanted cell and its place in the table."""
+    """One wanted cell and its place in the table.
+
+    Attributes:
+        point: of tuning: the number of its settings; None elsewhere.
+    """
 
     row: str
     column: str
     cell: Cell
+    point: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.row} on {self.column}, seed {self.cell.seed}"
+        which = f"seed {self.cell.seed}" if self.point is None else f"point {self.point}"
+        return f"{self.row} on {self.column}, {which}"
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,7 @@ def expand(
     extra_methods: Sequence[str] = (),
     audit: bool = False,
     device: str = "cpu",
+    tuned: Tuned | None = None,
 ) -> Request:
     """Resolves a request to cells and a plan, before any work is done.
 
@@ -83,6 +91,7 @@ def expand(
         extra_methods: methods that the user brought, shown below the suite's own.
         audit: also measure the locality of every method on every architecture of the table.
         device: "cpu" or "cuda", which is part of what a cost means.
+        tuned: values that go over the settings of the places that they are for.
 
     Raises:
         RequestError: an unknown name, a number below 1, or an option that this suite lacks.
@@ -132,13 +141,15 @@ def expand(
     changed = {name: value for name, value in changed.items() if value is not None}
     places = list(_places(suite, profile, rows, data_names, arch_names, of_transfer, changed))
     wanted: list[Wanted] = []
-    unsupported, budgets, audits = [], [], []
+    unsupported, budgets, audits, chosen = [], [], [], []
     audit_cells: dict[str, Wanted] = {}
     for place in places:
         dataset, architecture, column = place.dataset, place.architecture, place.column["id"]
         for row in place.rows:
             where = (row.id, dataset, architecture)
-            settings = {**row.settings, **profile.settings(*where)}
+            untuned = {**row.settings, **profile.settings(*where)}
+            values = _tuned_values(tuned, row, dataset, architecture)
+            settings = {**untuned, **(values.settings if values else {})}
             made_for = place.protocol.source or dataset
             reason = why_not(METHODS[row.method], settings, architecture, made_for)
             if reason is not None:
@@ -151,8 +162,9 @@ def expand(
                 own["weights"] = ""  # the control that starts from nothing
             if own:
                 budgets.append({"row": row.id, "column": column, "protocol": own})
-            if why_not(METHODS[row.method], settings, architecture, AUDITED) is None:
-                audited = audit_cell(row.method, settings, architecture)
+            # how far signals travel does not depend on rates: one audit for all data sets
+            if why_not(METHODS[row.method], untuned, architecture, AUDITED) is None:
+                audited = audit_cell(row.method, untuned, architecture)
                 audits.append(
                     {
                         "key": audited.key, "row": row.id, "column": column,
@@ -163,6 +175,8 @@ def expand(
                     audited.key, Wanted(row.id, f"audit/{architecture}", audited)
                 )
             protocol = dataclasses.replace(place.protocol, **own)
+            if values is not None:
+                chosen.append(_of_tuning(values, row, column, protocol))
             if protocol.tuning == "itself" and row.method == "backprop":
                 protocol = dataclasses.replace(protocol, tuning="backprop")  # the same, once
             first = Cell.of(
@@ -187,6 +201,7 @@ def expand(
         "title": suite.title,
         "profile": profile_name,
         "profile_note": profile.note
+        + (" Every method has its default settings." if profile.tuned and not chosen else "")
         + _changes(profile, datasets, of_transfer, architectures, seeds, changed),
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
@@ -207,6 +222,7 @@ def expand(
         ],
         "unsupported": unsupported,
         "budgets": budgets,
+        "tuned": chosen,
         "audits": audits if suite.kind == "train" else [],
         "comparisons": [
             list(pair) for pair in suite.comparisons if {*pair} <= {r.id for r in rows}
@@ -215,6 +231,30 @@ def expand(
     if audit and suite.kind == "train":
         wanted.extend(audit_cells.values())
     return Request(suite, profile_name, tuple(wanted), plan)
+
+
+def _tuned_values(tuned: Tuned | None, row: Row, dataset: str, architecture: str) -> Chosen | None:
+    """The values for a place, where there are some. Raises RequestError for another method's."""
+    values = tuned.at(row.id, dataset, architecture) if tuned else None
+    if tuned and values and values.method != row.method:
+        raise RequestError(
+            f"{tuned.path}: the values for {row.id!r} are those of method {values.method!r}, and "
+            f"here it is {row.method!r}"
+        )
+    return values
+
+
+def _of_tuning(values: Chosen, row: Row, column: str, protocol: Protocol) -> dict[str, Any]:
+    """What the page tells of tuned values: which, by how many points, what has changed since."""
+    since = []
+    if values.protocol != protocol.as_dict():
+        since.append("under another protocol")
+    if values.method_version != METHODS[row.method].version:
+        since.append("for another version of the method")
+    return {
+        "row": row.id, "column": column, "points": values.points, "settings": values.settings,
+        "since": since,
+    }  # fmt: skip
 
 
 @dataclass(frozen=True)

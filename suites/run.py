@@ -10,7 +10,7 @@ import argparse
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import torch
@@ -59,7 +59,14 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
     )
     options.add_what(p)
-    how = options.add_how(p)
+    add_launching(options.add_how(p))
+    options.add_where(p)
+    site.add_flags(p)
+    return p
+
+
+def add_launching(how: argparse._ArgumentGroup) -> None:
+    """Adds where cells are run, and side by side with how many others."""
     how.add_argument(
         "--launcher",
         choices=("local", "slurm"),
@@ -80,17 +87,26 @@ def parser() -> argparse.ArgumentParser:
         default="auto",
         help="auto: cuda where there is one",
     )
-    options.add_where(p)
-    site.add_flags(p)
-    return p
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     args = parser().parse_args(arguments)
-    console = Console(stderr=False, soft_wrap=True)
     command = shlex.join(["python", "-m", "suites.run", *arguments])
+    return start(args, command, options.resolve, report)
+
+
+Report = Callable[[argparse.Namespace, Request, Store, Console], int]
+
+
+def start(args: argparse.Namespace, command: str, resolve: options.Resolve, report: Report) -> int:
+    """Runs the cells that the arguments stand for, where they say; returns the exit status.
+
+    Args:
+        report: what is made of the records in the end; returns the exit status.
+    """
+    console = Console(stderr=False, soft_wrap=True)
     try:
         if args.launcher == "slurm":
             for name in ("workers", "device"):
@@ -101,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     )
             from suites import submit
 
-            request, sweep = submit.prepare(args, command, console)
+            request, sweep = submit.prepare(args, command, console, resolve)
             if sweep is None:
                 return 0
             submit.follow(sweep, console)
@@ -113,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             show_list(console, SUITES)
             return 0
         device = options.check_device(args.device)
-        request = options.resolve(args, command, extra, device)
+        request = resolve(args, command, extra, device)
         options.check_interval(args)
         n_gpus = torch.cuda.device_count() if device == "cuda" else None
         options.check_ranks(args.ranks, request, n_gpus)
@@ -127,7 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.check_data(request, store, args.data_dir, args.download, args.fresh)
     except options.REFUSALS as error:
         fail(str(error))
-    return carry_out(args, request, store, device, console)
+    status = carry_out(args, request, store, device, console)
+    return report(args, request, store, console) if status is None else status
 
 
 def check_workers(workers: int | None, suite: Suite) -> None:
@@ -143,8 +160,8 @@ def check_workers(workers: int | None, suite: Suite) -> None:
 
 def carry_out(
     args: argparse.Namespace, request: Request, store: Store, device: str, console: Console
-) -> int:
-    """Trains what has no record, builds the report and returns the exit status."""
+) -> int | None:
+    """Trains what has no record; returns the exit status where it was interrupted, else None."""
     if args.fresh:
         for wanted in request.wanted:
             store.supersede(wanted.cell.key)
@@ -189,7 +206,7 @@ def carry_out(
                 highlight=False,
             )
             return 130
-    return report(args, request, store, console)
+    return None
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:

@@ -10,9 +10,10 @@ from rich.table import Table as TextTable
 
 from methods import METHODS
 from reports.caption import metric_text
-from reports.formatting import estimate_text, plural
+from reports.formatting import estimate_text, plural, signed
 from reports.speed import comparisons, quiet
 from reports.table import Cell, Table
+from reports.tuning import Tuning, settings_text
 from suites.engine.architectures import ARCHITECTURES
 from suites.engine.datasets import DATASETS
 from suites.request import Request
@@ -78,6 +79,27 @@ def _print_in_parts(
         title = ""
 
 
+def show_tuning(table: Table, found: Sequence[Tuning], console: Console) -> None:
+    """Prints the best validation accuracy of each method on each column, and what it gained."""
+    entries = {(t.row.id, t.column.id): _best(t) for t in found}
+    columns = {
+        f"{column.dataset}\n{column.label}": [
+            entries.get((row.id, column.id), "cannot") for row in table.rows
+        ]
+        for column in table.columns
+    }
+    title = f"validation accuracy in percent, best of {table.plan['tuning']['points']} points"
+    _print_in_parts(console, title, [row.label for row in table.rows], columns)
+
+
+def _best(t: Tuning) -> str:
+    if t.best is None or t.best.run.value is None:
+        return "no point ok" if t.complete else "unfinished"
+    gain = "" if t.gain is None else f" ({signed(t.gain)})"
+    lost = [f"{t.counts[s]} {s}" for s in ("diverged", "failed", "missing") if t.counts[s]]
+    return "; ".join([f"{t.best.run.value:.1f}{gain}", *lost])
+
+
 def show_list(console: Console, suites: Mapping[str, Suite]) -> None:
     """Prints everything that can be named on the command line."""
     for suite in suites.values():
@@ -119,11 +141,13 @@ def show_dry_run(console: Console, request: Request, todo: Container[str]) -> No
     """Prints the wanted cells, those marked whose key is to be trained, and what cannot be done."""
     n_todo = 0
     lines = []
+    told = {c["key"]: f": {settings_text(c['settings'])}" for c in request.plan["cells"]
+            if "settings" in c}  # fmt: skip
     for wanted in request.wanted:
         to_run = wanted.cell.key in todo
         n_todo += to_run
         state = "to run   " if to_run else "on record"
-        lines.append(f"{state}  {wanted.cell.key}  {wanted}")
+        lines.append(f"{state}  {wanted.cell.key}  {wanted}{told.get(wanted.cell.key, '')}")
     for gap in request.plan["unsupported"]:
         lines.append(f"cannot     {gap['row']} on {gap['column']}: {gap['reason']}")
     lines.append(f"{plural(len(request.wanted), 'cell')}, {n_todo} to do; nothing was run")

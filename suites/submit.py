@@ -97,7 +97,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def prepare(
-    args: argparse.Namespace, command: str, console: Console
+    args: argparse.Namespace,
+    command: str,
+    console: Console,
+    resolve: options.Resolve = options.resolve,
 ) -> tuple[Request, Sweep | None]:
     """The request, and its cells as a sweep; None where it was only to be shown.
 
@@ -110,7 +113,7 @@ def prepare(
         raise SystemExit(0)
     where = site.from_flags(args)
     device = "cuda" if where.gpus else "cpu"
-    request = options.resolve(args, command, extra, device)
+    request = resolve(args, command, extra, device)
     options.check_interval(args)
     _check_jobs(where, args.ranks, request)
     store = Store(args.results_dir)

@@ -56,6 +56,8 @@ class Profile:
         methods: the part of the suite's rows that this budget is for; None for all of them.
         folder: "64px-jpeg" for the class folder that --data-dir names, at this size, in place of
             datasets; where none is named, one of handwritten digits is made.
+        tuned: whether the values that `suites.tune` chose, and that come with this version
+            (results/tuned/<suite>.json), go over the settings where there are some.
     """
 
     note: str
@@ -68,6 +70,7 @@ class Profile:
     wanted: Place = everywhere
     methods: tuple[str | Row, ...] | None = None
     folder: str = ""
+    tuned: bool = False
 
 
 @dataclass(frozen=True)

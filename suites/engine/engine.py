@@ -6,8 +6,8 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -39,20 +39,20 @@ class Outcome:
             "stopped" when the run was asked to stop, or "lost" when one of several processes that
             train the cell together is gone.
         warnings: what the user should read, such as a checkpoint that was set aside.
-        test_pct: test accuracy of the headline readout, in percent, where there is one.
+        accuracies_pct: split -> accuracy of the headline readout, where there is one.
     """
 
     status: str
     reason: str | None = None
     warnings: tuple[str, ...] = ()
-    test_pct: float | None = None
+    accuracies_pct: Mapping[str, float] = field(default_factory=dict)
 
     @staticmethod
     def of(record: Record) -> Outcome:
         """What a record says."""
-        test = record["metrics"].get("test", {})
-        accuracy = next((readout["accuracy_pct"] for readout in test.values()), None)
-        return Outcome(record["status"], record["reason"], tuple(record["warnings"]), accuracy)
+        headlines = {s: next(iter(r.values())) for s, r in record["metrics"].items() if r}
+        accuracies = {s: found["accuracy_pct"] for s, found in headlines.items()}
+        return Outcome(record["status"], record["reason"], tuple(record["warnings"]), accuracies)
 
 
 def use_deterministic_algorithms() -> None:

@@ -4,7 +4,8 @@ A record keeps it; where it differs from that of today's sources, the record is 
 What counts is found by following names, from the roots of the work through all imports: so adding
 a method, an architecture or a data set, or rewording a docstring, changes no hash. Of a class that
 counts, its fields do, and those functions whose names are mentioned anywhere in what counts: a way
-to predict that only benchmarks time, say, does not.
+to predict that only benchmarks time, say, does not. Nor does the dictionary `space` of a class: it
+says what is tuned, and the values that are tried are in the key of each cell.
 
 Left out on purpose: the registries (the network and the data of the cell count by themselves), and
 what keeps and counts without a say in the results: records, checkpoints, costs. What a method takes
@@ -349,21 +350,33 @@ def _bound(node: ast.stmt) -> list[str]:
     return [e.id for e in parts if isinstance(e, ast.Name)]
 
 
+def _spaces(node: ast.AST, lines: list[str]) -> list[ast.stmt]:
+    """The statements of a class that give it a search space, alone on their lines."""
+    found: list[ast.stmt] = []
+    for part in node.body if isinstance(node, ast.ClassDef) else []:
+        if not (isinstance(part, ast.Assign | ast.AnnAssign) and isinstance(part.value, ast.Dict)):
+            continue
+        last = lines[(part.end_lineno or 0) - 1].encode()[part.end_col_offset :].strip()
+        alone = not lines[part.lineno - 1].encode()[: part.col_offset].strip()
+        if _bound(part) == ["space"] and alone and (not last or last.startswith(b"#")):
+            found.append(part)
+    return found
+
+
 def _definition(node: ast.stmt, lines: list[str]) -> Definition:
     first = _first_line(node)
     kept = dict(enumerate(lines[first - 1 : node.end_lineno], first))
-    functions = _functions(node)
-    for inner in functions:
+    functions, spaces = _functions(node), _spaces(node, lines)
+    for inner in (*functions, *spaces):
         for line in range(_first_line(inner), (inner.end_lineno or 0) + 1):
             kept.pop(line, None)
     part = "\n".join(kept.values())
-    if functions:  # a class whose functions count by themselves, if at all
-        assert isinstance(node, ast.ClassDef)
-        part += f"\n{' ' * node.body[0].col_offset}pass"
-        node = ast.ClassDef(
-            node.name, node.bases, node.keywords, [s for s in node.body if s not in functions],
-            node.decorator_list,
-        )  # fmt: skip
+    if isinstance(node, ast.ClassDef) and (functions or spaces):
+        # a class whose functions count by themselves, if at all
+        left = [s for s in node.body if s not in functions and s not in spaces]
+        if functions or not left:
+            part += f"\n{' ' * node.body[0].col_offset}pass"
+        node = ast.ClassDef(node.name, node.bases, node.keywords, left, node.decorator_list)
     elif node.col_offset:  # of a class; its text must not be moved, or a string in it could break
         part = f"class _:\n{part}"
     return Definition(first, essence(part), frozenset(_mentions(node)), frozenset(_words(node)))
