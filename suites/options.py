@@ -100,6 +100,10 @@ def add_places(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     )
     what.add_argument("--datasets", nargs="+", metavar="NAME", help="instead of the profile's")
     what.add_argument("--architectures", nargs="+", metavar="NAME", help="likewise")
+    what.add_argument(
+        "--only", nargs="+", default=[], metavar="KEY",
+        help="of all these cells those whose keys begin so, as --dry-run and the page show them",
+    )  # fmt: skip
     what.add_argument("--epochs", type=int, metavar="N", help="instead of the profile's")
     what.add_argument(
         "--precision",
@@ -227,6 +231,24 @@ def expanded(
         device=device,
         tuned=values,
     )
+
+
+def narrowed(request: Request, keys: Sequence[str]) -> Request:
+    """The request with the same plan, of which only cells whose keys begin so are run.
+
+    Raises:
+        RequestError: no cell has such a key.
+    """
+    if not keys:
+        return request
+    for key in keys:
+        if not key or not any(w.cell.key.startswith(key) for w in request.wanted):
+            raise RequestError(
+                f"--only {key or repr(key)}: no cell of this request has a key that begins so; "
+                "--dry-run without --only lists them"
+            )
+    wanted = tuple(w for w in request.wanted if w.cell.key.startswith(tuple(keys)))
+    return dataclasses.replace(request, wanted=wanted)
 
 
 def suite_of(args: argparse.Namespace) -> Suite:

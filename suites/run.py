@@ -129,7 +129,7 @@ def start(args: argparse.Namespace, command: str, resolve: options.Resolve, repo
             show_list(console, SUITES)
             return 0
         device = options.check_device(args.device)
-        request = resolve(args, command, extra, device)
+        request = options.narrowed(resolve(args, command, extra, device), args.only)
         options.check_interval(args)
         n_gpus = torch.cuda.device_count() if device == "cuda" else None
         options.check_ranks(args.ranks, request, n_gpus)
@@ -169,7 +169,8 @@ def carry_out(
     jobs = options.jobs_of(args, request, todo, device)
     # From what was asked for, not from what is left: the number of threads of a worker follows
     # from it, and sums over threads round differently. So the same command gives the same bits.
-    workers = args.workers or local.default_workers(device, len(request.wanted), args.ranks)
+    n_asked = max(len(request.wanted), len(request.plan["cells"]))  # --only runs some of them
+    workers = args.workers or local.default_workers(device, n_asked, args.ranks)
     if request.suite.kind == "cost":
         workers = 1  # what runs beside it would be timed as well
     n_done = len(request.wanted) - len(jobs)

@@ -113,7 +113,7 @@ def prepare(
         raise SystemExit(0)
     where = site.from_flags(args)
     device = "cuda" if where.gpus else "cpu"
-    request = resolve(args, command, extra, device)
+    request = options.narrowed(resolve(args, command, extra, device), args.only)
     options.check_interval(args)
     _check_jobs(where, args.ranks, request)
     store = Store(args.results_dir)

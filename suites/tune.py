@@ -279,22 +279,21 @@ def report(args: argparse.Namespace, request: Request, store: Store, console: Co
 
 def chosen(found: Sequence[Tuning], request: Request) -> list[Chosen]:
     """The best point of each place, with where it comes from; none where no point is ok."""
-    cells = {w.cell.key: w.cell for w in request.wanted}
     entries = []
     for t in found:
         if t.best is None or t.best.run.record is None or t.best.run.value is None:
             continue
-        cell = cells[t.best.run.key]
+        cell = t.best.run.record["cell"]
         entries.append(
             Chosen(
                 row=t.row.id,
                 dataset=t.column.dataset,
                 architecture=t.column.architecture,
                 settings=dict(t.best.settings),
-                method=cell.method,
-                method_version=cell.method_version,
+                method=cell["method"],
+                method_version=cell["method_version"],
                 profile=request.profile,
-                protocol=cell.protocol.as_dict(),
+                protocol=cell["protocol"],
                 seed=SEED,
                 point=t.best.number,
                 points=len(t.points),

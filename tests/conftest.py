@@ -3,6 +3,9 @@
 Read from the environment:
   BPFREE_DATA=DIR        real datasets, laid out as torchvision does (DIR/MNIST/raw/...)
   BPFREE_REQUIRE_DATA=1  a test that finds no dataset folder fails instead of being skipped
+  BPFREE_CHROMIUM=FILE   the browser that pages are tested in; default: chromium on the path
+  BPFREE_REQUIRE_BROWSER=1, BPFREE_REQUIRE_LATEX=1, BPFREE_REQUIRE_SLURM=1
+                         a test that finds no browser, pdflatex or Slurm fails likewise
   BPFREE_NO_SKIP=1       the session fails when a test was skipped that could have been run
 """
 
@@ -22,7 +25,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 TOGETHER = ("tests/slurm/test_real.py", "tests/test_ranks.py")
 
 # What a machine may honestly lack. Any other skip hides a test that should have run.
-TOLERATED = ("needs a GPU", "needs pdflatex", "needs a SLURM")
+TOLERATED = ("needs a GPU", "needs pdflatex", "needs Chromium", "needs a SLURM")
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from results.store import Store
 from suites import run, status
 
 ROOT = Path(__file__).parent.parent
@@ -177,3 +178,29 @@ def test_main_job_end_to_end(tmp_path: Path) -> None:
     assert more.returncode == 0, more.stdout + more.stderr
     page = (tmp_path / "p/table1/index.html").read_text()
     assert "Mine" in page and "only fully connected blocks" in page
+
+
+def test_only_runs_the_cells_that_are_named_and_keeps_the_whole_table(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """What the page prints under a cell: that cell again, in another folder, with the same bits."""
+    what = ["table1", "--methods", "backprop", "hff", "--architectures", "mlp-2x500"]
+    what += ["--epochs", "1", "--seeds", "2"]
+    where = ["--report-dir", str(tmp_path / "out"), "--results-dir"]
+    assert run.main([*what, *where, str(tmp_path / "a")]) == 0
+    keys = sorted(path.stem for path in (tmp_path / "a" / "records").iterdir())
+    capsys.readouterr()
+    assert run.main([*what, *where, str(tmp_path / "b"), "--only", keys[0][:9], keys[1]]) == 0
+    assert "2 cells, 0 on record, 2 to run" in capsys.readouterr().out
+    again = sorted((tmp_path / "b" / "records").iterdir())
+    assert [path.stem for path in again] == keys[:2]
+    for path in again:
+        records = [json.loads((tmp_path / f / "records" / path.name).read_text()) for f in "ab"]
+        assert records[0]["metrics"] == records[1]["metrics"]
+        assert records[0]["curves"]["train_loss"] == records[1]["curves"]["train_loss"]
+    assert len(Store(tmp_path / "b").read_plan("table1")["cells"]) == 4  # type: ignore[index]
+    with pytest.raises(SystemExit) as error:
+        run.main([*what, *where, str(tmp_path / "c"), "--only", "zzz"])
+    assert error.value.code == 2
+    assert "--only zzz: no cell of this request" in capsys.readouterr().err
+    assert not (tmp_path / "c").exists()

@@ -282,6 +282,8 @@ def test_every_latin_letter_is_escaped_to_ascii() -> None:
 
 def _compiled(folder: Path) -> str:
     if shutil.which("pdflatex") is None:
+        if os.environ.get("BPFREE_REQUIRE_LATEX") == "1":
+            pytest.fail("BPFREE_REQUIRE_LATEX=1, but there is no pdflatex")
         pytest.skip("needs pdflatex")
     done = subprocess.run(
         ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table1-standalone.tex"],
