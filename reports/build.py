@@ -37,10 +37,12 @@ def build(
     out_dir: Path | str,
     published: Lookup | None = None,
     plan: Plan | None = None,
+    aligned: bool = False,
 ) -> list[Path]:
     """Writes the report of one suite to `<out_dir>/<suite>/` and returns the paths.
 
     Args:
+        aligned: LaTeX with the columns of siunitx.
         published: looks published numbers up; default is what `results.published` knows.
         plan: what was asked for; default is the plan stored last for this suite.
 
@@ -54,13 +56,14 @@ def build(
             table = read(suite, store, published, plan)
             for line in table.set_aside:
                 print(f"warning: not read: {one_line(line)}", file=sys.stderr)
-            return write(table, Path(out_dir), again(suite, store.root, Path(out_dir)))
+            command = again(suite, store.root, Path(out_dir), aligned)
+            return write(table, Path(out_dir), command, aligned)
     except OSError as error:
         raise _unusable(error) from error
 
 
 def build_all(
-    store: Store, out_dir: Path | str, published: Lookup | None = None
+    store: Store, out_dir: Path | str, published: Lookup | None = None, aligned: bool = False
 ) -> tuple[list[Path], list[str]]:
     """Builds every suite that has a stored plan, and `<out_dir>/index.html`, which leads to them.
 
@@ -95,7 +98,8 @@ def build_all(
                         )
                     for line in table.set_aside:
                         print(f"warning: not read: {one_line(line)}", file=sys.stderr)
-                    written = write(table, out_dir, again(suite, store.root, out_dir))
+                    command = again(suite, store.root, out_dir, aligned)
+                    written = write(table, out_dir, command, aligned)
                 entries.append(site.entry_of(table, written))
                 paths += written
             except ReportError as error:
@@ -104,7 +108,7 @@ def build_all(
         if not paths:
             raise ReportError("; ".join(errors))
         page = out_dir / "index.html"
-        write_atomically(page, site.render(entries, again("all", store.root, out_dir)))
+        write_atomically(page, site.render(entries, again("all", store.root, out_dir, aligned)))
     except OSError as error:
         raise _unusable(error) from error
     return [page, *paths], errors
@@ -155,16 +159,16 @@ def _no_plan(suite: str, store: Store) -> str:
     return f"no plan in {store.plans_dir}; make one with: {asked_for_by(suite)}"
 
 
-def again(suite: str, results_dir: Path, report_dir: Path) -> str:
+def again(suite: str, results_dir: Path, report_dir: Path, aligned: bool = False) -> str:
     """The command that builds this report."""
     words = ["python", "-m", "reports.build", suite]
     for flag, folder in (("results_dir", results_dir), ("report_dir", report_dir)):
         if folder != _parser().get_default(flag):
             words += [f"--{flag.replace('_', '-')}", str(folder)]
-    return shlex.join(words)
+    return shlex.join(words + ["--siunitx"] * aligned)
 
 
-def write(table: Table, out_dir: Path, command: str = "") -> list[Path]:
+def write(table: Table, out_dir: Path, command: str = "", aligned: bool = False) -> list[Path]:
     """Writes every file of the report, the page with its command first. Raises OSError."""
     # Imported here: they bring matplotlib and jinja2, which --help and most errors do without.
     from reports import figures, frame, html, latex, tuning_page
@@ -176,8 +180,8 @@ def write(table: Table, out_dir: Path, command: str = "") -> list[Path]:
         return tuning_page.write(table, folder, command)
     texts = {
         "index.html": html.render(table, command),
-        f"{suite}.tex": latex.render(table),
-        f"{suite}-standalone.tex": latex.render_standalone(table),
+        f"{suite}.tex": latex.render(table, aligned),
+        f"{suite}-standalone.tex": latex.render_standalone(table, aligned),
         f"{suite}.csv": frame.to_csv(table),
     }
     if costs := latex.render_costs(table):
@@ -223,6 +227,10 @@ def _parser() -> argparse.ArgumentParser:
         "--report-dir", type=Path, default=Path("reports/out"), metavar="DIR",
         help="where the report goes (default: reports/out)",
     )  # fmt: skip
+    parser.add_argument(
+        "--siunitx", action="store_true",
+        help="LaTeX with numbers aligned at their decimal points; needs the package siunitx",
+    )  # fmt: skip
     return parser
 
 
@@ -233,9 +241,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     failed: list[str] = []
     try:
         if args.suite == "all":
-            paths, failed = build_all(store, args.report_dir)
+            paths, failed = build_all(store, args.report_dir, aligned=args.siunitx)
         else:
-            paths = build(args.suite, store, args.report_dir)
+            paths = build(args.suite, store, args.report_dir, aligned=args.siunitx)
     except ReportError as error:
         print(f"reports.build: {one_line(str(error))}", file=sys.stderr)
         return 2

@@ -72,29 +72,41 @@ def _character(c: str) -> str:
     return f"{{[}}U+{ord(c):04X}{{]}}"
 
 
-def render(table: Table) -> str:
-    """The tabular with the notes under it, ready for `\\input` below `\\usepackage{booktabs}`."""
+def render(table: Table, aligned: bool = False) -> str:
+    """The tabular with the notes under it, ready for `\\input` below `\\usepackage{booktabs}`.
+
+    Args:
+        aligned: numbers in columns of siunitx, at their decimal point; needs that package, too.
+    """
     notes: dict[str, str] = {}  # text -> letter; equal texts share one
+    specs = {
+        column.id: _aligned([table.cell(row, column) for row in table.rows]) if aligned else ""
+        for column in table.columns
+    }
+    widths = {name: 2 if spec else 1 for name, spec in specs.items()}
     body = []
     for row in table.rows:
         cells = [table.cell(row, column) for column in table.columns]
-        published = [_published(cell) for cell in cells]
+        published = [_across(_published(cell), widths[cell.column]) for cell in cells]
         body.append(
             {
                 "label": row.label,
-                "cells": [_cell(cell, notes) for cell in cells],
-                "published": published if any(published) else [],
+                "cells": [_cell(cell, notes, widths[cell.column] > 1) for cell in cells],
+                "published": published if any(cell.claims for cell in cells) else [],
             }
         )
     groups, first = [], 2
     for dataset, columns in table.groups():
-        last = first + len(columns) - 1
-        groups.append({"dataset": dataset, "n": len(columns), "span": f"{first}-{last}"})
+        last = first - 1 + sum(widths[column.id] for column in columns)
+        n = last + 1 - first
+        groups.append({"dataset": dataset, "n": n, "span": f"{first}-{last}"})
         first = last + 1
     template = _environment().get_template("table.tex.j2")
     return template.render(
         suite=table.plan["suite"],
-        columns=[column.label for column in table.columns],
+        spec="".join(specs[column.id] or "c" for column in table.columns),
+        aligned=aligned,
+        columns=[_across(escape(c.label), widths[c.id]) for c in table.columns],
         groups=groups,
         rows=body,
         caption=" ".join(caption(table)),
@@ -120,7 +132,7 @@ def render_costs(table: Table) -> str:
     )
 
 
-def render_standalone(table: Table) -> str:
+def render_standalone(table: Table, aligned: bool = False) -> str:
     """A document that inputs the tables and compiles with pdflatex."""
     n = len(table.columns)
     template = _environment().get_template("standalone.tex.j2")
@@ -130,6 +142,7 @@ def render_standalone(table: Table) -> str:
         paper="a4paper" if n <= 3 else "a4paper,landscape" if n <= 9 else "a3paper,landscape",
         size=r"\small" if n <= 6 else r"\footnotesize",
         costs=bool(speed.sections(table)),
+        aligned=aligned,
     )
 
 
@@ -152,20 +165,49 @@ class _Latex(str):
     """Text that is LaTeX already."""
 
 
-def _cell(cell: Cell, notes: dict[str, str]) -> str:
+def _aligned(cells: list[Cell]) -> str:
+    """Two columns of siunitx, for means and half-widths; "" where no cell has an interval."""
+    found = [
+        (f"{e.mean:.{decimals(e)}f}", f"{e.half_width:.{decimals(e)}f}")
+        for e in (cell.estimate for cell in cells) if e and e.half_width is not None
+    ]  # fmt: skip
+    if not found:
+        return ""
+    formats = []
+    for texts in zip(*found, strict=True):
+        parts = [text.lstrip("-").partition(".") for text in texts]
+        sign = "-" * any(text.startswith("-") for text in texts)
+        whole, places = (max(len(part[i]) for part in parts) for i in (0, 2))
+        formats.append(f"table-format={sign}{whole}.{places}")
+    if any(cell.tied or cell.n_stale for cell in cells):  # marks behind a number need room
+        formats[1] += r",table-space-text-post={$^{\approx\dagger}$}"
+    return f"S[{formats[0]}]@{{${{}}\\pm{{}}$}}S[{formats[1]}]"
+
+
+def _across(text: str, width: int) -> str:
+    return f"\\multicolumn{{{width}}}{{c}}{{{text}}}" if width > 1 else text
+
+
+def _cell(cell: Cell, notes: dict[str, str], aligned: bool = False) -> str:
     """One entry of the tabular; what its marks mean is added to the notes."""
+    marks = ""
     if cell.estimate is None:
         words = {"unsupported": "n/a", "missing": "missing", "running": "running", "unwanted": "--"}
         text = words.get(cell.state, cell.state)
         if cell.reason and cell.state not in ("missing", "unwanted"):
-            text += _mark(f"{text}: {cell.reason}", notes)
+            marks += _mark(f"{text}: {cell.reason}", notes)
     else:
         text = _number(cell.estimate, cell.best)
         if cell.tied:
-            text += r"$^{\approx}$"
+            marks += r"$^{\approx}$"
         if cell.state == "partial" and cell.reason:
-            text += _mark(cell.reason, notes)
-    return text + (DAGGER if cell.n_stale else "")
+            marks += _mark(cell.reason, notes)
+    marks += DAGGER if cell.n_stale else ""
+    if aligned and cell.estimate is not None and cell.estimate.half_width is not None:
+        places, bold = decimals(cell.estimate), r"\bfseries " if cell.best else ""
+        half = f"{cell.estimate.half_width:.{places}f}"
+        return f"{bold}{cell.estimate.mean:.{places}f} & {half}" + (f"{{{marks}}}" if marks else "")
+    return _across(text + marks, 2 if aligned else 1)
 
 
 def _mark(text: str, notes: dict[str, str]) -> str:

@@ -20,7 +20,7 @@ from reports.assemble import build_table
 from reports.build import ReportError, build, main
 from reports.caption import caption, counts
 from reports.formatting import number, signed, when
-from reports.frame import to_frame
+from reports.frame import to_frame, to_short_csv
 from reports.html import render as render_html
 from reports.latex import escape
 from reports.latex import render as render_latex
@@ -293,14 +293,62 @@ def _compiled(folder: Path) -> str:
     return done.stdout
 
 
-def test_latex_compiles(tmp_path: Path) -> None:
-    build("table1", mixed_store(tmp_path / "runs"), tmp_path, nothing)
+@pytest.mark.parametrize("aligned", [False, True])
+def test_latex_compiles(tmp_path: Path, aligned: bool) -> None:
+    store = mixed_store(tmp_path / "runs")
+    build("table1", store, tmp_path, nothing, aligned=aligned)
     assert "Overfull \\hbox" not in _compiled(tmp_path / "table1")
 
 
-def test_hostile_latex_compiles(tmp_path: Path) -> None:
-    build_module.write(hostile_table(tmp_path / "runs"), tmp_path)
+@pytest.mark.parametrize("aligned", [False, True])
+def test_hostile_latex_compiles(tmp_path: Path, aligned: bool) -> None:
+    build_module.write(hostile_table(tmp_path / "runs"), tmp_path, aligned=aligned)
     _compiled(tmp_path / "table1")
+
+
+def test_aligned_numbers_are_the_same_numbers(tmp_path: Path) -> None:
+    """Columns of siunitx hold a mean and a half-width each, which plain ones hold together."""
+    table = mixed_table(tmp_path)
+    plain = re.findall(r"\$(?:\\mathbf\{)?([\d.]+)\}? \\pm ([\d.]+)\$", render_latex(table))
+    aligned = render_latex(table, aligned=True)
+    assert plain == re.findall(r"& (?:\\bfseries )?([\d.]+) & ([\d.]+)", aligned)
+    assert len(plain) == 2
+    assert r"S[table-format=2.2]@{${}\pm{}$}S[table-format=1.2," in aligned
+
+
+def test_page_latex_and_csv_carry_the_same_numbers(tmp_path: Path) -> None:
+    """Read back from each: every mean, half-width, single value and state, place by place."""
+    table = mixed_table(tmp_path)
+    lines = csv.DictReader(io.StringIO(to_short_csv(table)))
+    shown = {line["row"]: line["shown"] or line["state"] for line in lines}
+    page = re.findall(r'<td class="entry.*?</td>', render_html(table), re.DOTALL)
+    for row, entry in zip(table.rows, page, strict=True):
+        text = re.sub(r"<[^>]*>", "", entry.split("</a>")[0]).strip()
+        assert text == shown[row.id].replace("unsupported", "not supported")
+    body = render_latex(table).split(r"\midrule")[1].split(r"\bottomrule")[0]
+    for row, line in zip(table.rows, body.strip().split("\n"), strict=True):
+        entry = re.sub(r"\$\^\{.*?\}\$$|\$|\\mathbf|[{}]", "", line.split(" & ")[1].rstrip(" \\"))
+        entry = re.sub(r"\^.*$", "", entry).replace(r"\pm", "\u00b1").replace("n/a", "unsupported")
+        assert entry.strip() == shown[row.id]
+    for (_, _), cell in table.cells.items():
+        runs = to_frame(table).query("row == @cell.row and status == 'ok'")
+        if cell.estimate:
+            assert cell.estimate.values == tuple(runs.headline)
+
+
+def test_report_is_rendered_without_torch(tmp_path: Path) -> None:
+    """Records of a cluster are read on a laptop that has no torch."""
+    mixed_store(tmp_path / "runs")
+    program = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from reports.build import main\n"
+        f"sys.exit(main(['table1', '--results-dir', {str(tmp_path / 'runs')!r}, "
+        f"'--report-dir', {str(tmp_path / 'out')!r}]))"
+    )
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "table1" / "index.html").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
