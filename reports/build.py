@@ -49,6 +49,17 @@ def build(
     Raises:
         ReportError: no plan or a broken one is stored, or a folder cannot be read or written.
     """
+    return _built(suite, store, out_dir, published, plan, aligned)[1]
+
+
+def _built(
+    suite: str,
+    store: Store,
+    out_dir: Path | str,
+    published: Lookup | None = None,
+    plan: Plan | None = None,
+    aligned: bool = False,
+) -> tuple[Table, list[Path]]:
     if published is None:
         from results.published import published
     try:
@@ -57,7 +68,7 @@ def build(
             for line in table.set_aside:
                 print(f"warning: not read: {one_line(line)}", file=sys.stderr)
             command = again(suite, store.root, Path(out_dir), aligned)
-            return write(table, Path(out_dir), command, aligned)
+            return table, write(table, Path(out_dir), command, aligned)
     except OSError as error:
         raise _unusable(error) from error
 
@@ -234,8 +245,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+def main(argv: Sequence[str] | None = None, kept: list[Table] | None = None) -> int:
+    """The command line; returns the exit status. The table is put into `kept`, if that is given."""
     args = _parser().parse_args(argv)
     store = Store(args.results_dir)
     failed: list[str] = []
@@ -243,7 +254,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.suite == "all":
             paths, failed = build_all(store, args.report_dir, aligned=args.siunitx)
         else:
-            paths = build(args.suite, store, args.report_dir, aligned=args.siunitx)
+            table, paths = _built(args.suite, store, args.report_dir, aligned=args.siunitx)
+            if kept is not None:
+                kept.append(table)
     except ReportError as error:
         print(f"reports.build: {one_line(str(error))}", file=sys.stderr)
         return 2
@@ -260,8 +273,11 @@ def one_line(text: str) -> str:
 
 
 if __name__ == "__main__":
+    # Taking 100,000 records apart would take seconds, and the process ends here: so the table is
+    # kept, and the process ends without clearing up.
+    at_hand: list[Table] = []
     with without_collector():
-        status = main()
+        status = main(kept=at_hand)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)  # the process ends here: taking 100,000 records apart would take seconds
+    os._exit(status)

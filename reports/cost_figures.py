@@ -31,11 +31,12 @@ MOST_LINES = 9  # in one figure, to be told apart
 def pareto_panels(table: Table) -> list[Panel]:
     """Two panels per column: the headline against training time, and against memory."""
     found = []
-    for column in table.columns:
-        for draw in (draw_against_time, draw_against_memory):
-            if len(_points(table, column, PARETO[draw.__name__][0])) > 1:
-                found += panels(table, [column], draw, (4.4, 2.9))
-    return found
+    for draw in (draw_against_time, draw_against_memory):
+        names = PARETO[draw.__name__][0]
+        columns = [c for c in table.columns if len(_points(table, c, names)) > 1]
+        found += panels(table, columns, draw, (4.4, 2.9))
+    order = {column.id: i for i, column in enumerate(table.columns)}
+    return sorted(found, key=lambda panel: order[panel.column.id] if panel.column else 0)
 
 
 def memory_panels(table: Table) -> list[Panel]:

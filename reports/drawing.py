@@ -14,6 +14,8 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from reports.table import Column, Row, Table
@@ -26,6 +28,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (5, 1.4, 1.2, 1.4)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
 INK, MUTED, RULE = "#1a1a1a", "#6e6e6f", "#d9d9da"
+PNG_DPI = 180
 _VARIABLES = {c: f"var(--c{i})" for i, c in enumerate(COLOURS)} | {
     INK: "var(--ink)",
     MUTED: "var(--muted)",
@@ -90,9 +93,17 @@ def panels(
 ) -> list[Panel]:
     found = []
     with style():
+        place = None
         for column in columns:
-            figure = Figure(figsize=size, layout="constrained")
-            draw(figure.subplots(), table, column)
+            figure = Figure(figsize=size, layout=None if place else "constrained")
+            axes = figure.subplots()
+            draw(axes, table, column)
+            if place is None:  # room for labels, worked out once: it takes as long as the drawing
+                figure.draw_without_rendering()
+                place = axes.get_position()
+                figure.set_layout_engine("none")
+                place.x0 += 0.02  # for a longer number in another panel
+            axes.set_position(place)
             title = f"{column.dataset}, {column.label}"
             found.append(Panel(title, svg(figure, f"{draw.__name__}-{column.id}"), column))
     return found
@@ -107,8 +118,11 @@ def short(row: Row) -> str:
 def svg(figure: Figure, salt: str) -> str:
     """The figure as an SVG element for a page: no prologue, no fixed size, colours as variables."""
     buffer = io.StringIO()
+    for patch in (figure.patch, *(axes.patch for axes in figure.axes)):
+        patch.set_visible(False)
     with mpl.rc_context({"svg.hashsalt": salt}):  # one salt a panel: identifiers must not clash
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        # savefig would go through everything once more, to find out what there is
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
@@ -132,8 +146,15 @@ def _short_tag(tag: str) -> str:
     return re.sub(r"\s+", " ", tag)
 
 
-def save(figure: Figure, path: Path, kind: str) -> None:
-    metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
-    figure.set_canvas(FigureCanvasAgg(figure))
-    with replacing(path) as part:
-        figure.savefig(part, format=kind, dpi=180, facecolor="white", metadata=metadata)
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Writes a sheet as .pdf and as .png; returns the paths. Raises OSError."""
+    FigureCanvasAgg(figure)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # it has its layout now, which takes as long as the drawing
+    paths = [stem.with_suffix(".pdf"), stem.with_suffix(".png")]
+    with replacing(paths[0]) as part:
+        FigureCanvasPdf(figure).print_pdf(part, metadata={"CreationDate": None})
+    figure.dpi = PNG_DPI
+    with replacing(paths[1]) as part:
+        FigureCanvasAgg(figure).print_png(part, metadata={"Software": None})
+    return paths

@@ -33,10 +33,14 @@ class Environment:
 def grouped(table: Table) -> list[Environment]:
     """The environments of all records of the table, the one with most records first."""
     groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    facts_of: dict[int, tuple[tuple[str, str], ...]] = {}  # equal ones are mostly one object
     for _, _, run in table.runs:
         if run.record:
             environment = run.record["environment"]
-            groups.setdefault(_facts(environment), []).append(str(environment.get("host") or "?"))
+            if id(environment) not in facts_of:
+                facts_of[id(environment)] = _facts(environment)
+            host = str(environment.get("host") or "?")
+            groups.setdefault(facts_of[id(environment)], []).append(host)
     found = [
         Environment(facts, len(hosts), tuple(sorted(set(hosts)))) for facts, hosts in groups.items()
     ]

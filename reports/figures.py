@@ -31,9 +31,8 @@ from reports.drawing import (
     svg,
 )
 from reports.speed import scalings
-from reports.table import Cell, Column, Row, Table
+from reports.table import Column, Row, Table
 
-FILE_TYPES = ("pdf", "png")
 MOST_TICKS = 100  # of single seeds: more are a smear
 LEAST_SPAN = 1.0  # percentage points on an axis: on less, chance would look large
 
@@ -47,7 +46,7 @@ def accuracy_panels(table: Table) -> list[Panel]:
 
 def curve_panels(table: Table) -> list[Panel]:
     """One panel per column that has a curve: validation accuracy after each epoch."""
-    columns = [c for c in table.columns if any(_curve(table.cell(r, c)) for r in table.rows)]
+    columns = [c for c in table.columns if any(table.cell(r, c).curve for r in table.rows)]
     return panels(table, columns, draw_curves, (4.4, 2.9))
 
 
@@ -71,12 +70,10 @@ def write_files(table: Table, folder: Path) -> list[Path]:
     Raises:
         OSError: the folder cannot be written to.
     """
-    paths = []
+    paths: list[Path] = []
     with style():
         for name, figure in _sheets(table):
-            for kind in FILE_TYPES:
-                paths.append(folder / f"{name}.{kind}")
-                save(figure, paths[-1], kind)
+            paths += save(figure, folder / name)
     return paths
 
 
@@ -85,6 +82,10 @@ def write_files(table: Table, folder: Path) -> list[Path]:
 
 def draw_accuracy(axes: Axes, table: Table, column: Column) -> None:
     """Methods from top to bottom, the headline from left to right."""
+    # one artist for all rows where that is possible: on many panels each takes its time
+    seeds: list[tuple[float, float]] = []
+    intervals: list[tuple[float, float, float, str]] = []
+    claims: list[tuple[float, float]] = []
     for i, row in enumerate(table.rows):
         cell = table.cell(row, column)
         if cell.estimate is None:
@@ -94,27 +95,28 @@ def draw_accuracy(axes: Axes, table: Table, column: Column) -> None:
                 color=MUTED, fontsize=7.5, fontstyle="italic",
             )  # fmt: skip
             continue
-        look = line_style(i)
-        values = cell.estimate.values
-        if len(values) <= MOST_TICKS:
-            axes.plot(
-                values, [i + 0.24] * len(values), linestyle="", marker="|", markersize=5,
-                markeredgewidth=0.9, color=MUTED,
-            )  # fmt: skip
-        if cell.estimate.half_width is not None:
-            axes.errorbar(
-                cell.estimate.mean, i, xerr=cell.estimate.half_width, fmt="none",
-                ecolor=look["color"], elinewidth=1.5, capsize=2.6, capthick=1.2,
-            )  # fmt: skip
+        look, value = line_style(i), cell.estimate
+        if value.n <= MOST_TICKS:
+            seeds += [(v, i + 0.24) for v in value.values]
+        if value.half_width is not None:
+            intervals.append((value.mean, i, value.half_width, look["color"]))
+        claims += [(claim.accuracy_pct, i) for claim in cell.claims]
         axes.plot(
-            cell.estimate.mean, i, marker=look["marker"], color=look["color"], markersize=5.4,
-            linestyle="",
+            value.mean, i, marker=look["marker"], color=look["color"], markersize=5.4, linestyle=""
+        )
+    if seeds:
+        axes.plot(
+            *zip(*seeds, strict=True), linestyle="", marker="|", markersize=5,
+            markeredgewidth=0.9, color=MUTED,
         )  # fmt: skip
-        for claim in cell.claims:
-            axes.plot(
-                claim.accuracy_pct, i, marker="D", markerfacecolor="none", markeredgecolor=INK,
-                markersize=5, markeredgewidth=0.9, linestyle="",
-            )  # fmt: skip
+    if intervals:
+        means, places, halves, colours = zip(*intervals, strict=True)
+        axes.errorbar(means, places, xerr=halves, fmt="none", ecolor=colours, elinewidth=1.5)
+    if claims:
+        axes.plot(
+            *zip(*claims, strict=True), marker="D", markerfacecolor="none", markeredgecolor=INK,
+            markersize=5, markeredgewidth=0.9, linestyle="",
+        )  # fmt: skip
     axes.set_yticks(range(len(table.rows)), [short(row) for row in table.rows])
     axes.set_ylim(len(table.rows) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
@@ -133,7 +135,7 @@ def draw_curves(axes: Axes, table: Table, column: Column) -> None:
     """A line per method, the mean over its ok seeds, in a band from lowest to highest seed."""
     floors: list[float] = []
     for i, row in enumerate(table.rows):
-        curve = _curve(table.cell(row, column))
+        curve = table.cell(row, column).curve
         if not curve:
             continue
         epochs = [epoch for epoch, _ in curve]
@@ -163,20 +165,6 @@ def draw_curves(axes: Axes, table: Table, column: Column) -> None:
 
 def _has_value(table: Table, column: Column) -> bool:
     return any(table.cell(row, column).estimate for row in table.rows)
-
-
-def _curve(cell: Cell) -> list[tuple[float, list[float]]]:
-    """(epoch, values of the ok seeds in percent), by epoch; epochs without a value are left out."""
-    points: dict[float, list[float]] = {}
-    for run in cell.runs:
-        if run.status == "ok" and run.record:
-            curves = run.record["curves"]
-            for epoch, value in zip(
-                curves.get("epoch", ()), curves.get("val_accuracy_pct", ()), strict=False
-            ):
-                if epoch is not None and value is not None:
-                    points.setdefault(epoch, []).append(value)
-    return sorted(points.items())
 
 
 # ---------------------------------------------------------------- sheets and files
@@ -221,7 +209,8 @@ def _sheet(
     across = min(n, 3)
     down = -(-n // across)
     figure = Figure(figsize=(3.9 * across, height * down + 0.5), layout="constrained")
-    grid = figure.subplots(down, across, squeeze=False).flatten()
+    # the names of the methods stand once, at the left
+    grid = figure.subplots(down, across, squeeze=False, sharey=draw is draw_accuracy).flatten()
     for axes, column in zip(grid, columns, strict=False):
         draw(axes, table, column)
         axes.set_title(f"{column.dataset}, {column.label}", loc="left")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,12 +20,12 @@ from reports.drawing import line_style, style, svg
 from reports.statistics import MIN_SEEDS_FOR_INTERVAL
 from reports.table import Cell, Column, Row, Table
 
-RESAMPLES = 2000
-MANY_RUNS, FEW_RESAMPLES = 1000, 200  # of one method: then their intervals are narrow anyway
+RESAMPLES, FEWEST = 2000, 100
+MOST_DRAWN = 200_000  # runs of one method in all resamples: with many runs, fewer resamples
 SEED = 0  # of the generator that resamples: the same records give the same page
 MOST_LINES = 24  # of a profile; with more, no line can be followed
 LEAST_COLUMNS = 2
-Values = NDArray[np.float64]
+Values = NDArray[Any]
 Strata = Sequence[Values]  # one array of seeds for each column
 
 CAPTION = (
@@ -77,18 +78,23 @@ def probability_of_improvement(ours: Strata, theirs: Strata) -> Values:
     """
     shares = []
     for a, b in zip(ours, theirs, strict=True):
-        # whole numbers in place of values: line r of a batch can then be moved by r * n_codes,
-        # and one search serves all lines
-        _, codes = np.unique(np.concatenate([a, b], axis=-1), return_inverse=True)
-        codes = codes.reshape(len(a), -1)
-        offsets = (np.arange(len(a)) * (codes.max() + 1))[:, None]
-        ours_at, theirs_at = codes[:, : a.shape[1]] + offsets, codes[:, a.shape[1] :] + offsets
-        line = np.sort(theirs_at, axis=-1).ravel()
+        a, b = ranked(a, b)
+        # line r of a batch is moved by r times more than all ranks: one search serves all lines
+        offsets = (np.arange(len(a)) * (1 + max(a.max(), b.max())))[:, None]
+        line = np.sort(b + offsets, axis=-1).ravel()
         first = (np.arange(len(a)) * b.shape[1])[:, None]
-        beaten = np.searchsorted(line, ours_at, "left") - first
-        not_better = np.searchsorted(line, ours_at, "right") - first
+        beaten = np.searchsorted(line, a + offsets, "left") - first
+        not_better = np.searchsorted(line, a + offsets, "right") - first
         shares.append((beaten + not_better).mean(axis=-1) / (2 * b.shape[1]))
     return np.asarray(np.mean(shares, axis=0))
+
+
+def ranked(a: NDArray[Any], b: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Whole numbers in the order of the values of both, equal for equal ones; of any shapes."""
+    if a.dtype.kind == b.dtype.kind == "i":
+        return a, b
+    _, codes = np.unique(np.concatenate([a.ravel(), b.ravel()]), return_inverse=True)
+    return codes[: a.size].reshape(a.shape), codes[a.size :].reshape(b.shape)
 
 
 def resampled(strata: Strata, rng: np.random.Generator, resamples: int) -> list[Values]:
@@ -132,26 +138,24 @@ def summarise(table: Table) -> Summary | None:
         return None
     scores = {row.id: [_scores(table, row, control, c) for c in columns] for row in rivals}
     theirs = [_values(table.cell(control, column)) for column in columns]
-    n_runs = sum(map(len, theirs))
-    resamples = RESAMPLES if n_runs <= MANY_RUNS else FEW_RESAMPLES
+    resamples = min(RESAMPLES, max(FEWEST, MOST_DRAWN // sum(map(len, theirs))))
     lines = []
     for row in rivals:
         # every method starts from the same draws, so that another row moves no number
         rng = np.random.default_rng(SEED)
         ours = [_values(table.cell(row, column)) for column in columns]
         drawn = resampled(scores[row.id], rng, resamples)
-        better = probability_of_improvement(*([v[None] for v in side] for side in (ours, theirs)))
+        order = [ranked(a, b) for a, b in zip(ours, theirs, strict=True)]  # all that is asked for
+        sides: list[Strata] = [[pair[i] for pair in order] for i in (0, 1)]
+        better = probability_of_improvement(*([v[None] for v in side] for side in sides))
+        again = probability_of_improvement(*(resampled(side, rng, resamples) for side in sides))
         lines.append(
             Line(
                 row,
                 float(interquartile_mean(scores[row.id])),
                 interval(interquartile_mean(drawn)),
                 float(better[0]),
-                interval(
-                    probability_of_improvement(
-                        resampled(ours, rng, resamples), resampled(theirs, rng, resamples)
-                    )
-                ),
+                interval(again),
             )
         )
     lines.sort(key=lambda line: -line.iqm)

@@ -119,6 +119,20 @@ class Cell:
     def n_stale(self) -> int:
         return sum(run.stale for run in self.runs)
 
+    @cached_property
+    def curve(self) -> list[tuple[float, list[float]]]:
+        """(epoch, validation accuracies of the ok seeds in percent), by epoch."""
+        points: dict[float, list[float]] = {}
+        for run in self.runs:
+            if run.status == "ok" and run.record:
+                curves = run.record["curves"]
+                for epoch, value in zip(
+                    curves.get("epoch", ()), curves.get("val_accuracy_pct", ()), strict=False
+                ):
+                    if epoch is not None and value is not None:
+                        points.setdefault(epoch, []).append(value)
+        return sorted(points.items())
+
 
 @dataclass(frozen=True)
 class Row:

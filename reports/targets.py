@@ -15,7 +15,7 @@ def target(table: Table, column: Column) -> float | None:
     finals = [
         sum(values) / len(values)
         for row in table.rows
-        if (values := [c[-1][1] for run in _ok(table.cell(row, column)) if (c := _curve(run))])
+        if (values := [v for run in _ok(table.cell(row, column)) if (v := _last(run)) is not None])
     ]
     return SHARE * max(finals) if finals else None
 
@@ -39,6 +39,13 @@ def _curve(run: Run) -> list[tuple[float, float]]:
     curves = (run.record or {})["curves"]
     pairs = zip(curves.get("train_s", ()), curves.get("val_accuracy_pct", ()), strict=False)
     return [(s, a) for s, a in pairs if s is not None and a is not None]
+
+
+def _last(run: Run) -> float | None:
+    """Validation accuracy after the last epoch that has one."""
+    curves = (run.record or {})["curves"]
+    accuracies = curves.get("val_accuracy_pct", ())[: len(curves.get("train_s", ()))]
+    return next((a for a in reversed(accuracies) if a is not None), None)
 
 
 def _reached(curve: Sequence[tuple[float, float]], accuracy_pct: float) -> float | None:

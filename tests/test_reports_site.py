@@ -83,7 +83,8 @@ def test_a_broken_plan_is_told_and_hinders_no_other(
     tmp_path: Path, content: str | None, why: str, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(build_module, "write", lambda _, folder, __: [folder / "table1/index.html"])
+    page = "table1/index.html"
+    monkeypatch.setattr(build_module, "write", lambda _, folder, *more: [folder / page])
     store = filled(tmp_path / "runs", make_plan(), [make_record()])
     plan = store.plans_dir / "table1.json"
     (store.plans_dir / "broken.json").write_text(plan.read_text() if content is None else content)
