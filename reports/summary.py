@@ -199,9 +199,11 @@ def draw_profile(axes: Axes, table: Table, scores: dict[str, list[Values]]) -> N
     for i, row in enumerate(table.rows):
         if row.id in scores:
             look = line_style(i) | {"markersize": 3.6}
+            share = profile(scores[row.id], thresholds)
+            end = int((share > 0).sum()) + 1  # no lines upon lines along the bottom
             axes.plot(
-                thresholds, profile(scores[row.id], thresholds), **look,
-                markevery=(5 * i % 40, 40), drawstyle="steps-post",
+                thresholds[:end], share[:end], **look, markevery=(5 * i % 40, 40),
+                drawstyle="steps-post",
             )  # fmt: skip
     axes.axvline(0, color="#6e6e6f", linewidth=0.8)
     axes.set_ylim(-0.03, 1.03)
