@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from reports.alignment import CompareError, Side, aligned, source_of
-from reports.comparison import Comparison, compare
+from reports.comparing.alignment import CompareError, Side, aligned, source_of
+from reports.comparing.comparison import Comparison, compare
 from results.files import write_atomically
 
 SUFFIXES = (".html", ".csv")
@@ -55,14 +55,10 @@ def _has(side: Side) -> str:
 
 def write(comparison: Comparison, paths: Sequence[Path]) -> None:
     """Writes the page or the CSV file, by the suffix of each path. Raises OSError."""
-    from reports import comparison_page
+    from reports.comparing import page
 
     for path in paths:
-        text = (
-            comparison_page.render(comparison)
-            if path.suffix == ".html"
-            else comparison_page.to_csv(comparison)
-        )
+        text = page.render(comparison) if path.suffix == ".html" else page.to_csv(comparison)
         write_atomically(path, text)
 
 
@@ -126,9 +122,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(f"cannot write: {where}{error.strerror or error}; choose another --out")
     except CompareError as error:
         return _failed(str(error))
-    from reports import comparison_text
+    from reports.comparing import text
 
-    comparison_text.show(comparison)
+    text.show(comparison)
     for path in args.out:
         print(path)
     return comparison.exit_status

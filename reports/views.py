@@ -87,7 +87,8 @@ def views(table: Table) -> list[View]:
     for name, heading, divisor in COSTS:
         label = heading[0].upper() + heading[1:]
         entries = _entries(table, partial(_cost, name, divisor))
-        found.append(View(_COSTS, label, f"{label}; of cells that ran side by side.", entries))
+        note = f"{label}." if table.kind == "cost" else f"{label}; of cells that ran side by side."
+        found.append(View(_COSTS, label, note, entries))
     return [found[0], *(view for view in found[1:] if view.entries)]
 
 

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scipy import stats
 
-from reports import comparison_page, comparison_text
 from reports.compare import main, read
-from reports.comparison import Comparison, Pair
+from reports.comparing import page as comparison_page
+from reports.comparing import text as comparison_text
+from reports.comparing.comparison import Comparison, Pair
 from reports.differences import Difference, difference, hedges, holm_adjusted, paired, welch
 from reports.statistics import holm_rejects
 from results.record import cell_key

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as TextTable
 
-from reports.comparison import (
+from reports.comparing.comparison import (
     DIFFERS,
     Comparison,
     about,

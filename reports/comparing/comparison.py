@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from reports.alignment import Side, flat, value_text
 from reports.caption import metric_text
+from reports.comparing.alignment import Side, flat, value_text
 from reports.differences import Difference, difference, holm_adjusted
 from reports.formatting import MINUS, number, plural, signed, when
 from reports.statistics import CONFIDENCE, Estimate

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from reports import differences, pages
-from reports.comparison import (
+from reports.comparing.comparison import (
     DIFFERS,
     ONLY,
     SAME,

@@ -1,0 +1,1 @@
+"""Two folders of results side by side: aligned, compared, shown as text, as a page, as CSV."""
