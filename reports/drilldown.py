@@ -14,7 +14,8 @@ from reports.table import Cell, Column, Row, Run, Table
 MOST_SEEDS = 100  # listed under a cell, those that are not ok first; the CSV file has them all
 MOST_KEYS = 5  # in one command
 MOST_CURVES = 10  # lines in one small picture
-AGAIN_DIR = "results/again"  # a folder of its own: nothing on record is touched
+# folders of their own: nothing on record is touched, and no page replaced
+AGAIN = "--results-dir results/again --report-dir reports/out/again"
 WIDTH, HEIGHT = 240.0, 64.0  # of a small picture, in px
 
 
@@ -132,7 +133,7 @@ def _again(table: Table, cell: Cell) -> str:
     if not command.startswith("python -m suites.") or not cell.runs:
         return ""
     keys = [run.key for run in cell.runs[:MOST_KEYS]]
-    return f"{command} --only {shlex.join(keys)} --results-dir {AGAIN_DIR}"
+    return f"{command} --only {shlex.join(keys)} {AGAIN}"
 
 
 def _curves(cell: Cell) -> dict[str, Any] | None:

@@ -22,7 +22,7 @@ from reports import (
 )
 from reports.caption import caption, counts, metric_text
 from reports.drawing import Panel
-from reports.drilldown import AGAIN_DIR, MOST_SEEDS, anchor, drilldowns, tip
+from reports.drilldown import MOST_SEEDS, anchor, drilldowns, tip
 from reports.formatting import (
     NOTHING,
     count,
@@ -99,8 +99,8 @@ def render(table: Table, again: str = "") -> str:
         filters=_filters(table),
         summary=summary,
         downloads=_downloads(table),
-        again_dir=AGAIN_DIR,
         failures=_failures(table),
+        stale=_stale(table),
         unsupported=[
             (row, column, table.cell(row, column).reason)
             for row in table.rows
@@ -172,6 +172,17 @@ def _claim(claim: Claim) -> str:
     if claim.std is not None:
         text += f" ± {claim.std:g}"
     return text + (f" ({claim.std_kind})" if claim.std_kind else "")
+
+
+def _stale(table: Table) -> list[tuple[Row, Column, list[int], int]]:
+    """(method, column, seeds, how many) of cells whose records were made by older sources."""
+    found = []
+    for row in table.rows:
+        for column in table.columns:
+            seeds = [run.seed for run in table.cell(row, column).runs if run.stale]
+            if seeds:
+                found.append((row, column, seeds[:MOST_SEEDS], len(seeds)))
+    return found
 
 
 def _failures(table: Table) -> list[dict[str, Any]]:

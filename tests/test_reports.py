@@ -170,6 +170,8 @@ def test_no_bad_news_is_lost_in_any_output(tmp_path: Path) -> None:
         assert reason in tex
     for text in ("not supported", "missing", "diverged", "3 stale", "1 of 3 seeds diverged"):
         assert text in page, text
+    stale = page.split('<section id="stale">')[1].split("</section>")[0]
+    assert "MONO" in stale and "0, 1, 2" in stale and "HFF" not in stale
     for text in ("n/a", "missing", "failed", r"$^{\dagger}$", "3 stale"):
         assert text in tex, text
     lines = to_frame(table)
