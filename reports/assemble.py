@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from reports.claims import VERDICTS, claim_of
-from reports.differences import paired
-from reports.plan import check_plan
+from reports.differences import beside_the_best, holm_adjusted, paired
+from reports.plan import KIND, check_plan
 from reports.statistics import (
+    CONFIDENCE,
     MIN_SEEDS_FOR_INTERVAL,
     Estimate,
     estimate,
-    holm_rejects,
 )
 from reports.table import (
     ACCIDENTS,
@@ -33,6 +33,7 @@ from reports.table import (
 from results.record import Record
 from results.store import Plan
 
+LEVEL = 1 - CONFIDENCE  # at or under which a difference is taken to be one
 OUTDATED = "made by older sources"  # such an audit says nothing of the rule as it is now
 
 
@@ -89,7 +90,8 @@ def build_table(
     control = control_of(rows)
     for column in columns:
         cells.update(_marked([cells[row.id, column.id] for row in rows], rows, plan))
-        if control is not None and plan["headline"]["split"] in ("test", "val"):
+        seeds = plan["headline"]["split"] in ("test", "val") and plan.get("kind") != KIND
+        if control is not None and seeds:
             column_cells = [cells[row.id, column.id] for row in rows]
             cells.update(_beside(column_cells, control, plan))
     return Table(plan, rows, columns, cells, tuple(set_aside), claims)
@@ -312,8 +314,8 @@ def _claims(
 def _marked(column: list[Cell], rows: Sequence[Row], plan: Plan) -> dict[tuple[str, str], Cell]:
     """Marks the best complete cells of a column, and those that cannot be told from the best."""
     headline = plan["headline"]
-    if headline["split"] in ("audit", "timings"):  # a description, and no contest of single runs
-        return {}
+    if headline["split"] in ("audit", "timings") or plan.get("kind") == KIND:
+        return {}  # a description, or points of a search: no contest of seeds
     complete = {c.row: c for c in column if c.state == "ok" and c.estimate is not None}
     if len(complete) < 2:  # being the only one is no distinction
         return {}
@@ -326,8 +328,8 @@ def _marked(column: list[Cell], rows: Sequence[Row], plan: Plan) -> dict[tuple[s
     ]  # fmt: skip
     step = rounding_step(plan, next(r for r in rows if r.id == winner.row), winner.runs)
     p_values = [paired(_values(c), _values(winner), step).p_value for c in rivals]
-    for rival, rejected in zip(rivals, holm_rejects(p_values), strict=True):
-        if not rejected:
+    for rival, p_value in zip(rivals, beside_the_best(p_values), strict=True):
+        if p_value > LEVEL:
             marked[rival.row] = replace(rival, tied=True)
     return {(c.row, c.column): c for c in marked.values()}
 
@@ -338,10 +340,10 @@ def _beside(column: list[Cell], control: Row, plan: Plan) -> dict[tuple[str, str
     rivals = [c for c in column if c is not other and _can_be_paired(c, other)]
     step = rounding_step(plan, control, other.runs)
     found = [paired(_values(other), _values(c), step) for c in rivals]
-    rejected = holm_rejects([d.p_value for d in found])
+    p_values = holm_adjusted([d.p_value for d in found])
     return {
-        (c.row, c.column): replace(c, beside=Beside(d, distinct))
-        for c, d, distinct in zip(rivals, found, rejected, strict=True)
+        (c.row, c.column): replace(c, beside=Beside(d, p_value, p_value <= LEVEL))
+        for c, d, p_value in zip(rivals, found, p_values, strict=True)
     }
 
 

@@ -49,10 +49,10 @@ def build(
     Raises:
         ReportError: no plan or a broken one is stored, or a folder cannot be read or written.
     """
-    return _built(suite, store, out_dir, published, plan, aligned)[1]
+    return built(suite, store, out_dir, published, plan, aligned)[1]
 
 
-def _built(
+def built(
     suite: str,
     store: Store,
     out_dir: Path | str,
@@ -60,6 +60,7 @@ def _built(
     plan: Plan | None = None,
     aligned: bool = False,
 ) -> tuple[Table, list[Path]]:
+    """As `build`, and returns the table as well."""
     if published is None:
         from results.published import published
     try:
@@ -102,11 +103,6 @@ def build_all(
             try:
                 with without_collector():
                     table = read(suite, store, published)
-                    if table.plan["suite"] != suite:
-                        raise ReportError(
-                            f"{store.plans_dir / suite}.json holds the plan of suite "
-                            f"{table.plan['suite']!r}; give it that name, or delete it"
-                        )
                     for line in table.set_aside:
                         print(f"warning: not read: {one_line(line)}", file=sys.stderr)
                     command = again(suite, store.root, out_dir, aligned)
@@ -141,6 +137,11 @@ def read(
         plan = plan or store.read_plan(suite)
         if plan is None:
             raise ReportError(_no_plan(suite, store))
+        if plan.get("suite", suite) != suite:  # its name becomes that of a folder
+            raise ReportError(
+                f"{store.plans_dir / suite}.json holds the plan of suite {plan['suite']!r}; give "
+                "it that name, or delete it"
+            )
         entries = [*plan["cells"], *(plan.get("audits") or ())]
         keys = [entry["key"] for entry in entries if "key" in entry]
         summary = store.read(keys)
@@ -148,7 +149,7 @@ def read(
         if table.kind == KIND:
             tunings(table)
         return table
-    except (RecordError, PlanError, TypeError) as error:
+    except (RecordError, PlanError, TypeError, KeyError) as error:
         raise ReportError(
             f"the plan of suite {suite!r} in {store.plans_dir} cannot be read: {error}; write it "
             f"anew with: {asked_for_by(suite)}"
@@ -190,10 +191,11 @@ def write(table: Table, out_dir: Path, command: str = "", aligned: bool = False)
     if table.kind == KIND:
         return tuning_page.write(table, folder, command)
     texts = {
-        "index.html": html.render(table, command),
+        "index.html": html.render(table, command, aligned),
         f"{suite}.tex": latex.render(table, aligned),
         f"{suite}-standalone.tex": latex.render_standalone(table, aligned),
         f"{suite}.csv": frame.to_csv(table),
+        f"{suite}-table.csv": frame.to_short_csv(table),
     }
     if costs := latex.render_costs(table):
         texts[f"{suite}-costs.tex"] = costs
@@ -219,6 +221,7 @@ def _parser() -> argparse.ArgumentParser:
         "  <suite>-costs.tex        what was timed, in suites about cost; needs longtable\n"
         "  <suite>-standalone.tex   the same as a document for pdflatex\n"
         "  <suite>.csv              one line per wanted cell, every number\n"
+        "  <suite>-table.csv        one line per method and column, as the table shows it\n"
         "  accuracy, curves         figures, .pdf and .png\n"
         "of a tuning (table1-tune) the page and a .csv file, one line per point\n"
         "with `all` also <report-dir>/index.html, a page that leads to every suite\n\n"
@@ -254,7 +257,7 @@ def main(argv: Sequence[str] | None = None, kept: list[Table] | None = None) -> 
         if args.suite == "all":
             paths, failed = build_all(store, args.report_dir, aligned=args.siunitx)
         else:
-            table, paths = _built(args.suite, store, args.report_dir, aligned=args.siunitx)
+            table, paths = built(args.suite, store, args.report_dir, aligned=args.siunitx)
             if kept is not None:
                 kept.append(table)
     except ReportError as error:

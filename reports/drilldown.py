@@ -30,7 +30,8 @@ def drilldowns(table: Table) -> list[tuple[Column, list[tuple[Row, Cell, dict[st
 
 def anchor(row: Row, column: Column) -> str:
     """A fragment identifier; an id may hold anything but white space, so others are replaced."""
-    return "cell-" + re.sub(r"[^\w.-]", "-", f"{row.id}-{column.id}", flags=re.ASCII)
+    parts = (re.sub(r"[^\w.]+", "-", name, flags=re.ASCII) for name in (row.id, column.id))
+    return "cell-" + "--".join(parts)
 
 
 def tip(cell: Cell) -> str:
@@ -103,13 +104,13 @@ def _beside(table: Table, cell: Cell) -> str | None:
     if cell.beside is None or table.control is None:
         return None
     found = cell.beside.difference
-    p = "p < 0.001" if found.p_value < 0.001 else f"p = {found.p_value:.3f}"
+    p = "p < 0.001" if cell.beside.p_value < 0.001 else f"p = {cell.beside.p_value:.3f}"
     effect = "" if found.effect is None else f", effect size g = {signed(found.effect)}"
     verdict = "told apart" if cell.beside.distinct else "not told apart"
     return (
         f"{signed(found.mean, 2)} ± {found.half_width:.2f} beside "
-        f"{table.control.label}, seed by seed: {verdict} (paired t test, {p}{effect}; "
-        "Holm-corrected within the column)"
+        f"{table.control.label}, seed by seed: {verdict} (paired t test, {p}, "
+        f"Holm-corrected within the column{effect})"
     )
 
 
@@ -130,10 +131,13 @@ def _plain(value: Any) -> str:
 def _again(table: Table, cell: Cell) -> str:
     """The command that runs this place once more, its first seeds, in a folder of its own."""
     command = str(table.plan.get("command") or "")
-    if not command.startswith("python -m suites.") or not cell.runs:
+    runs = list(cell.runs)
+    if "\n" in command:  # a union of requests: the records know which one of them was theirs
+        command = next((str(r.record.get("command")) for r in runs if r.record), "")
+        runs = [r for r in runs if r.record and r.record.get("command") == command]
+    if not command.startswith("python -m suites.") or not runs:
         return ""
-    keys = [run.key for run in cell.runs[:MOST_KEYS]]
-    return f"{command} --only {shlex.join(keys)} {AGAIN}"
+    return f"{command} --only {shlex.join(run.key for run in runs[:MOST_KEYS])} {AGAIN}"
 
 
 def _curves(cell: Cell) -> dict[str, Any] | None:
@@ -143,7 +147,7 @@ def _curves(cell: Cell) -> dict[str, Any] | None:
         curves = (run.record or {}).get("curves") or {}
         pairs = zip(curves.get("epoch", ()), curves.get("val_accuracy_pct", ()), strict=False)
         points = [(float(e), float(v)) for e, v in pairs if e is not None and v is not None]
-        if len(points) > 1:
+        if len({epoch for epoch, _ in points}) > 1:
             lines.append(points)
     if not lines:
         return None

@@ -44,8 +44,13 @@ MOST_TEXTS = 5  # of errors and names of logs, in one line of the failures
 _STATES = {"unsupported": "not supported", "oom": "out of memory"}
 
 
-def render(table: Table, again: str = "") -> str:
-    """The whole page as text, with the command that builds it again."""
+def render(table: Table, again: str = "", aligned: bool = False) -> str:
+    """The whole page as text.
+
+    Args:
+        again: the command that builds it again.
+        aligned: the LaTeX that can be downloaded is that with the columns of siunitx.
+    """
     # a page about the audit alone, or about costs: nothing was trained
     audited = table.plan["headline"]["split"] == "audit"
     timed = any(column.axes for column in table.columns)
@@ -98,7 +103,7 @@ def render(table: Table, again: str = "") -> str:
         },
         filters=_filters(table),
         summary=summary,
-        downloads=_downloads(table),
+        downloads=_downloads(table, aligned),
         failures=_failures(table),
         stale=_stale(table),
         unsupported=[
@@ -222,12 +227,12 @@ def _drawn(panels: list[Panel]) -> list[Panel]:
     return [replace(panel, svg=Markup(panel.svg)) for panel in panels]
 
 
-def _downloads(table: Table) -> list[tuple[str, str, str]]:
+def _downloads(table: Table, aligned: bool) -> list[tuple[str, str, str]]:
     """(what it is, name of the file, address): inside the page where it is small enough."""
     suite = str(table.plan["suite"])
     found = []
     for what, name, text in (
-        ("LaTeX", f"{suite}.tex", render_latex(table)),
+        ("LaTeX", f"{suite}.tex", render_latex(table, aligned)),
         ("CSV", f"{suite}-table.csv", to_short_csv(table)),
     ):
         if len(text) <= MOST_EMBEDDED:

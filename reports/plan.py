@@ -21,6 +21,7 @@ _OPTIONAL = {
     "audits": ("key", "row", "column", "code_sha"),
     "tuned": ("row", "column", "points", "settings"),
 }
+KIND = "tune"  # of the plan of a tuning
 TUNING = "-tune"  # at the end of the name under which the plan of a suite's tuning is stored
 
 

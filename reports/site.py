@@ -20,6 +20,7 @@ from reports.drawing import Panel, style, svg
 from reports.figures import draw_accuracy
 from reports.formatting import plural, when
 from reports.table import Table
+from reports.tuning import KIND
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ def entry_of(table: Table, paths: Sequence[Path]) -> Entry:
 
 
 def _picture(table: Table) -> Panel | None:
+    if table.kind == KIND:
+        return None  # points of a search are no seeds
     for column in table.columns:
         if any(table.cell(row, column).estimate for row in table.rows):
             with style():

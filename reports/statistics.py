@@ -1,4 +1,4 @@
-"""The statistics of the tables: Student-t intervals over seeds, and Holm's procedure."""
+"""The statistics of one entry: Student-t intervals over seeds."""
 
 from __future__ import annotations
 
@@ -27,11 +27,6 @@ class Estimate:
     def n(self) -> int:
         return len(self.values)
 
-    @property
-    def spread(self) -> float:
-        """Largest minus smallest value."""
-        return max(self.values) - min(self.values)
-
 
 def estimate(values: Sequence[float], counted: bool = False) -> Estimate | None:
     """Summary of the values of several seeds; None when there is none."""
@@ -46,13 +41,3 @@ def estimate(values: Sequence[float], counted: bool = False) -> Estimate | None:
             quantile = float(stdtrit(n - 1, 0.5 + CONFIDENCE / 2))
             half_width = quantile * std / math.sqrt(n)
     return Estimate(tuple(values), mean, std, half_width, counted)
-
-
-def holm_rejects(p_values: Sequence[float], level: float = 1 - CONFIDENCE) -> list[bool]:
-    """Which hypotheses Holm's step-down procedure rejects, in the order given."""
-    rejected = [False] * len(p_values)
-    for step, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        if p_values[index] > level / (len(p_values) - step):
-            break
-        rejected[index] = True
-    return rejected

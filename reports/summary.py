@@ -32,7 +32,7 @@ CAPTION = (
     "Over {n} columns: all those that {control} and at least one other method have finished with "
     "{seeds} seeds or more. A score is the difference from {control} with the same seed, in "
     "percentage points, and so has no unit of a dataset. IQM: the mean of the middle half of all "
-    "scores, which one failed seed or one odd dataset cannot move far. Better than {control}: the "
+    "scores, which one odd seed or one odd dataset cannot move far. Better than {control}: the "
     "chance that a run of the method beats one of {control} on the same column, ties counted half, "
     "averaged over columns. Brackets: 95 % percentile intervals of {resamples} bootstrap resamples "
     "of the seeds within every column (numpy's default generator, seed {seed}); with few seeds "

@@ -73,7 +73,8 @@ class Beside:
     """A cell beside the control on the same column, seed by seed."""
 
     difference: Difference  # in the unit of the headline, the control's subtracted
-    distinct: bool  # by the paired t test, Holm-corrected within the column
+    p_value: float  # of the paired t test, Holm-corrected within the column
+    distinct: bool
 
 
 @dataclass(frozen=True)

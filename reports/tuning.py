@@ -13,11 +13,11 @@ from functools import cached_property
 from typing import Any
 
 from reports.formatting import plural
+from reports.plan import KIND as KIND
 from reports.plan import PlanError
 from reports.table import ACCIDENTS, Column, Row, Run, Table
 from results.store import Plan
 
-KIND = "tune"  # of a plan
 COUNTED = ("ok", "diverged", "failed", "missing")
 
 

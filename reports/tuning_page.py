@@ -17,6 +17,7 @@ from matplotlib.ticker import NullLocator
 
 from reports import pages
 from reports.drawing import COLOURS, INK, MUTED, Panel, style, svg
+from reports.drilldown import anchor
 from reports.formatting import NOTHING, plural, signed, when
 from reports.table import Column, Table
 from reports.tuning import (
@@ -56,7 +57,7 @@ def render(table: Table, again: str = "") -> str:
     environment = pages.environment()
     environment.filters |= {"signed": signed, "when": when, "name": label, "value": value_text,
                             "range": range_text, "settings": settings_text}  # fmt: skip
-    environment.globals |= {"plural": plural, "value_of": _value_text}
+    environment.globals |= {"plural": plural, "value_of": _value_text, "anchor": anchor}
     groups = [(c, [t for t in found if t.column.id == c.id]) for c in table.columns]
     return environment.get_template("tuning.html.j2").render(
         plan=table.plan,

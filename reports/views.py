@@ -61,7 +61,7 @@ def views(table: Table) -> list[View]:
                 f"Difference from {control.label}",
                 f"Difference from {control.label} with the same seeds, in percentage points: mean "
                 "± half-width of its 95 % Student-t interval; * where a paired t test tells the "
-                "two apart (Holm-corrected within the column, 5 %).",
+                "two apart (5 %, Holm-corrected within the column, not for other columns).",
                 _entries(table, _difference),
             )
         )

@@ -21,6 +21,7 @@ def check_plan(plan: Plan, suite: str) -> None:
     fields = {
         "rows": ("id",), "columns": ("id",), "cells": ("key", "row", "column", "seed"),
         "unsupported": ("row", "column"), "budgets": ("row", "column"),
+        "tuned": ("row", "column"),
         "audits": ("key", "row", "column"),
     }  # fmt: skip
     for name, wanted in fields.items():
@@ -63,6 +64,9 @@ def unlike(one: Plan, other: Plan) -> str | None:
     for name in ("schema", "profile", "headline", "kind", "top5"):
         if one.get(name) != other.get(name):
             return f"{name} {_short(one.get(name))} and {_short(other.get(name))}"
+    points = [(plan.get("tuning") or {}).get("points") for plan in (one, other)]
+    if points[0] != points[1]:
+        return f"{points[0]} and {points[1]} points of tuning"
     same = {"rows": ("method", "readout"), "columns": ("dataset", "architecture", "protocol")}
     for kind, names in same.items():
         mine = {entry["id"]: entry for entry in one[kind]}
@@ -70,16 +74,16 @@ def unlike(one: Plan, other: Plan) -> str | None:
             for name in names:
                 if entry["id"] in mine and mine[entry["id"]].get(name) != entry.get(name):
                     return f"{entry['id']} has another {name}"
-    mine = {(b["row"], b["column"]): b for b in one.get("budgets") or ()}
-    theirs = {(b["row"], b["column"]): b for b in other.get("budgets") or ()}
     shared = _places(one["cells"]) & _places(other["cells"])
-    for place in sorted(shared):
-        if mine.get(place) != theirs.get(place):
-            return f"{place[0]} on {place[1]} has another budget"
-    keys = {(c["row"], c["column"], c["seed"]): c["key"] for c in one["cells"]}
+    for name, what in (("budgets", "budget"), ("tuned", "tuning")):
+        mine = {(b["row"], b["column"]): b for b in one.get(name) or ()}
+        theirs = {(b["row"], b["column"]): b for b in other.get(name) or ()}
+        for place in sorted(shared):
+            if mine.get(place) != theirs.get(place):
+                return f"{place[0]} on {place[1]} has another {what}"
+    keys = {_of_run(cell): cell["key"] for cell in one["cells"]}
     for cell in other["cells"]:
-        key = keys.get((cell["row"], cell["column"], cell["seed"]))
-        if key not in (None, cell["key"]):
+        if keys.get(_of_run(cell)) not in (None, cell["key"]):
             return f"{cell['row']} on {cell['column']} has other settings"
     return None
 
@@ -91,26 +95,34 @@ def _union(newest: Plan, other: Plan) -> Plan:
         plan[name] = [*newest[name], *(e for e in other[name] if e["id"] not in known)]
     refused = _places(newest.get("unsupported") or ())
     sources = {(c["row"], c["column"]): c.get("code_sha") for c in newest["cells"]}
-    have = {(c["row"], c["column"], c["seed"]) for c in newest["cells"]}
+    have = {_of_run(cell) for cell in newest["cells"]}
     plan["cells"] = list(newest["cells"])
     for cell in other["cells"]:
         place = (cell["row"], cell["column"])
-        if (*place, cell["seed"]) not in have and place not in refused:
+        if _of_run(cell) not in have and place not in refused:
             current = {"code_sha": sources[place]} if place in sources else {}
             plan["cells"].append(cell | current)
     asked = _places(newest["cells"]) | refused
-    for name in ("unsupported", "budgets", "audits"):
+    for name in ("unsupported", "budgets", "tuned", "audits"):
         known = _places(newest.get(name) or ())
         taken = known | (asked if name != "audits" else set())
         added = [e for e in other.get(name) or () if (e["row"], e["column"]) not in taken]
         if added or name in newest:
             plan[name] = [*(newest.get(name) or ()), *added]
+    if newest.get("tuning"):
+        spaces = {**other["tuning"]["spaces"], **newest["tuning"]["spaces"]}
+        plan["tuning"] = {**newest["tuning"], "spaces": spaces}
     pairs = newest.get("comparisons") or []
     if other.get("comparisons"):
         plan["comparisons"] = [*pairs, *(p for p in other["comparisons"] if p not in pairs)]
     commands = [line for p in (newest, other) for line in str(p.get("command") or "").splitlines()]
     plan["command"] = "\n".join(dict.fromkeys(commands))
     return plan
+
+
+def _of_run(cell: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The place of one run: the points of a tuning share their seed."""
+    return (cell["row"], cell["column"], cell["seed"], cell.get("point"))
 
 
 def _places(entries: Iterable[Mapping[str, Any]]) -> set[tuple[str, str]]:

@@ -93,7 +93,7 @@ def read(path: Path | str) -> Tuned:
     """
     path = Path(path)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except FileNotFoundError:
         raise TunedError(f"no file {path}; `python -m suites.tune` makes one") from None
     except OSError as error:
@@ -113,6 +113,10 @@ def read(path: Path | str) -> Tuned:
     return Tuned(document["suite"], entries, path)
 
 
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number")
+
+
 def _parse(entry: Any, number: int, path: Path) -> Chosen:
     types = {
         "settings": dict, "protocol": dict, "val_accuracy_pct": int | float,
@@ -126,7 +130,12 @@ def _parse(entry: Any, number: int, path: Path) -> Chosen:
     if not isinstance(entry, dict):
         raise TunedError(f"{where} is no object")
     for name in names:
-        if name not in entry or not isinstance(entry[name], types.get(name, str)):
+        value = entry.get(name)
+        if (
+            name not in entry
+            or not isinstance(value, types.get(name, str))
+            or isinstance(value, bool)
+        ):
             raise TunedError(f"{where}: {name!r} is missing or of the wrong type")
     return Chosen(**{name: entry[name] for name in names})
 

@@ -270,7 +270,8 @@ def tuned_values(wanted: str | None, suite: Suite, profile_name: str) -> Tuned |
 
     Raises:
         TunedError: the file is none of this suite's.
-        RequestError: it has values for what is not known here, or the suite trains nothing.
+        RequestError: it has values for what is not known here, or budgets that are not equal, or
+            the suite trains nothing.
     """
     if wanted is None:
         profile = suite.profiles.get(profile_name)
@@ -282,7 +283,21 @@ def tuned_values(wanted: str | None, suite: Suite, profile_name: str) -> Tuned |
     if found is not None:
         for entry in found.entries:
             _check_values(entry, found.path)
+        _check_budgets(found)
     return found
+
+
+def _check_budgets(values: Tuned) -> None:
+    """Raises RequestError where one method was tuned with more points than another."""
+    first: dict[tuple[str, str], tuned.Chosen] = {}
+    for entry in values.entries:
+        other = first.setdefault((entry.dataset, entry.architecture), entry)
+        if other.points != entry.points:
+            raise RequestError(
+                f"{values.path}: on {entry.dataset}, {entry.architecture}, {other.row} was tuned "
+                f"with {other.points} points and {entry.row} with {entry.points}: tune all methods "
+                "with equal --points, or keep apart by --write what is not to be compared"
+            )
 
 
 def _check_values(entry: tuned.Chosen, path: Path) -> None:

@@ -221,8 +221,7 @@ def report(args: argparse.Namespace, request: Request, store: Store, console: Co
 
     try:
         # the plan at hand, not the stored one: another run may have written its own by now
-        paths = reports.build(request.suite.name, store, args.report_dir, plan=request.plan)
-        table = reports.read(request.suite.name, store, plan=request.plan)
+        table, paths = reports.built(request.suite.name, store, args.report_dir, plan=request.plan)
         show_table(table, console)
     except reports.ReportError as error:
         sys.stderr.write(f"error: {error}\n")

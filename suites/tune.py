@@ -255,8 +255,7 @@ def report(args: argparse.Namespace, request: Request, store: Store, console: Co
     suite = SUITES[request.plan["tuning"]["of"]]
     path = target(args, suite)
     try:
-        paths = reports.build(request.suite.name, store, args.report_dir, plan=request.plan)
-        table = reports.read(request.suite.name, store, plan=request.plan)
+        table, paths = reports.built(request.suite.name, store, args.report_dir, plan=request.plan)
         found = tunings(table)
         show_tuning(table, found, console)
         left = sum(t.counts["missing"] for t in found)

@@ -12,7 +12,10 @@ from results.record import cell_key
 from results.store import Store
 
 CURRENT = "c0ffee"
-HOSTILE = r"<script>alert(1)</script> 50% a_b \input{x} & # $y$ ~ ^ { } Jürgen ≥ × — 中 | `q` --x"
+HOSTILE = (
+    r"""<script>alert(1)</script> "' onload=alert(2) 50% a_b \input{x} & # $y$ """
+    "~ ^ { } Jürgen ≥ × — 中 | `q` --x"
+)
 
 
 @dataclass(frozen=True)
@@ -160,6 +163,30 @@ def make_record(
         "started_at": "2026-03-01T10:00:00+00:00",
         "finished_at": f"2026-03-01T10:0{seed}:30+00:00",
     }
+
+
+def make_tuning(label: str, points: int = 4) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A plan of a tuning with a label for its last row, and records for all but one point."""
+    rows, column = ("backprop", "hff"), "digits/mlp-2x500"
+    plan = make_plan(rows, seeds=1, labels={"hff": label})
+    cells, records = [], []
+    for row in rows:
+        for point in range(points):
+            record = make_record(row, column, point, 90 + point + random.Random(row).random())
+            records.append(record)
+            cells.append(
+                {
+                    "key": record["key"], "row": row, "column": column, "seed": 0,
+                    "code_sha": CURRENT, "point": point, "settings": {"lr": 10.0 ** -(point + 1)},
+                }
+            )  # fmt: skip
+    space = {"lr": {"scale": "log", "low": 1e-5, "high": 1.0}}
+    plan |= {
+        "suite": "table1-tune", "title": label, "kind": "tune", "cells": cells,
+        "headline": {"split": "val", "metric": "accuracy_pct"},
+        "tuning": {"of": "table1", "points": points, "spaces": dict.fromkeys(rows, space)},
+    }  # fmt: skip
+    return plan, records[:-1]
 
 
 def filled(folder: Path, plan: dict[str, Any], records: list[dict[str, Any]]) -> Store:

@@ -6,6 +6,7 @@ Needs Chromium (BPFREE_CHROMIUM, or on the path); CI has it, and there these tes
 from __future__ import annotations
 
 import base64
+import contextlib
 import csv
 import io
 import os
@@ -18,7 +19,7 @@ import pytest
 
 from reports import build as build_module
 from reports.table import Table
-from tests.records import HOSTILE, filled, make_plan, make_record, nothing
+from tests.records import HOSTILE, filled, make_plan, make_record, make_tuning, nothing
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 Page = Any
@@ -64,6 +65,38 @@ def big_table(folder: Path) -> Table:
     return build_module.read("table1", filled(folder, plan, records), nothing)
 
 
+def other_pages(folder: Path) -> dict[str, Path]:
+    """The pages of a comparison, of a tuning and of all suites, with hostile text in them."""
+    from reports import compare
+
+    stores = []
+    for name in ("a", "b"):
+        plan = make_plan(("backprop", "hff"), labels={"hff": HOSTILE})
+        plan["title"] = plan["command"] = HOSTILE
+        records = [
+            make_record(row, seed=s, accuracy=97 + s / 7 - 3 * (name == "b" and row == "hff"))
+            for row in ("backprop", "hff") for s in range(3)
+        ]  # fmt: skip
+        for record in records:
+            record["environment"]["cpu"] = f"{name} {HOSTILE}"
+        stores.append(filled(folder / name, plan, records))
+    tuning, points = make_tuning(HOSTILE)
+    stores[0].write_plan(tuning)
+    for record in points:
+        stores[0].publish(record)
+    out = folder / "out"
+    build_module.build_all(stores[0], out, nothing)
+    comparison = folder / "ab.html"
+    compare.main(
+        [str(folder / "a"), str(folder / "b"), "--suite", "table1", "--out", str(comparison)]
+    )
+    return {
+        "comparison": comparison,
+        "tuning": out / tuning["suite"] / "index.html",
+        "site": out / "index.html",
+    }
+
+
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Table:
     return big_table(tmp_path_factory.mktemp("runs"))
@@ -93,10 +126,16 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any, report: Path) -> Iterator[Page]:
+    with opened(browser, report / "index.html") as page:
+        yield page
+
+
+@contextlib.contextmanager
+def opened(browser: Any, path: Path) -> Iterator[Page]:
     """The page, opened; afterwards: no request went out, no dialog opened, nothing was thrown."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page, trouble = context.new_page(), []
-    address = (report / "index.html").as_uri()
+    address = path.as_uri()
     page.on("request", lambda r: r.url.partition("#")[0] != address and trouble.append(r.url))
     page.on("dialog", lambda d: (trouble.append(f"dialog: {d.message}"), d.dismiss()))
     page.on("pageerror", lambda error: trouble.append(str(error)))
@@ -207,9 +246,7 @@ def test_downloads_hold_the_table(page: Page, table: Table) -> None:
     assert "\\toprule" in base64.b64decode(tex.partition(",")[2]).decode()
 
 
-@pytest.mark.parametrize("width", [1280, 768, 390])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_anyone_can_use_it(page: Page, width: int, scheme: str) -> None:
+def usable(page: Page, width: int, scheme: str) -> None:
     """axe finds nothing serious, and the page itself never scrolls sideways."""
     from axe_playwright_python.sync_playwright import Axe
 
@@ -219,3 +256,25 @@ def test_anyone_can_use_it(page: Page, width: int, scheme: str) -> None:
     found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
     serious = [v for v in found if v["impact"] in ("serious", "critical")]
     assert not serious, [(v["id"], v["nodes"][0]["html"][:200]) for v in serious]
+
+
+@pytest.mark.parametrize("width", [1280, 768, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_anyone_can_use_it(page: Page, width: int, scheme: str) -> None:
+    usable(page, width, scheme)
+
+
+def test_the_other_pages_work_too(browser: Any, tmp_path: Path) -> None:
+    for name, path in other_pages(tmp_path).items():
+        with opened(browser, path) as page:
+            usable(page, 1280, "light")
+            usable(page, 390, "dark")
+            for button in page.locator("thead button").all():
+                button.evaluate("button => button.click()")
+            assert (
+                page.locator("thead button").count() == 0 or page.locator("th[aria-sort]").count()
+            )
+            link = page.locator("th a[href^='#cell-']")
+            if name == "tuning":
+                link.first.evaluate("link => link.click()")
+                assert page.locator("details[open]").count() == 1

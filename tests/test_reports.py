@@ -187,7 +187,7 @@ def test_same_records_give_the_same_bytes(tmp_path: Path) -> None:
     first = build("table1", store, tmp_path / "a", nothing)
     second = build("table1", store, tmp_path / "b", nothing)
     assert [p.name for p in first] == [
-        "index.html", "table1.tex", "table1-standalone.tex", "table1.csv",
+        "index.html", "table1.tex", "table1-standalone.tex", "table1.csv", "table1-table.csv",
         "accuracy.pdf", "accuracy.png", "curves.pdf", "curves.png",
     ]  # fmt: skip
     page = first[0].read_text()

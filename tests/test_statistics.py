@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from reports.differences import paired
-from reports.statistics import estimate, holm_rejects
+from reports.differences import beside_the_best, holm_adjusted, paired
+from reports.statistics import estimate
 from reports.summary import (
     interquartile_mean,
     interval,
@@ -86,14 +86,31 @@ def test_effect_size_by_hand() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.floats(0, 1), max_size=8))
-def test_holm_rejects_what_statsmodels_rejects(p_values: list[float]) -> None:
-    expected = multipletests(p_values, 0.05, "holm")[0].tolist() if p_values else []
-    assert holm_rejects(p_values) == expected
+def test_holm_is_that_of_statsmodels(p_values: list[float]) -> None:
+    expected = multipletests(p_values, 0.05, "holm")[1].tolist() if p_values else []
+    assert holm_adjusted(p_values) == pytest.approx(expected)
 
 
 def test_holm_stops_at_the_first_p_that_is_too_large() -> None:
-    assert holm_rejects([0.04, 0.01, 0.03]) == [False, True, False]
-    assert holm_rejects([0.04, 0.01, 0.02]) == [True, True, True]
+    assert [p <= 0.05 for p in holm_adjusted([0.04, 0.01, 0.03])] == [False, True, False]
+    assert [p <= 0.05 for p in holm_adjusted([0.04, 0.01, 0.02])] == [True, True, True]
+
+
+@pytest.mark.parametrize(("methods", "n"), [(3, 5), (9, 3), (9, 10), (20, 5)])
+def test_the_best_of_equal_methods_is_seldom_called_better(methods: int, n: int) -> None:
+    """The best is chosen by the seeds that it is tested with: still at most 5 % of tables err.
+
+    With Holm's correction for its rivals alone it would be 10 to 19 % of nine and twenty methods.
+    """
+    rng = np.random.default_rng(methods * n)
+    wrong, tables = 0, 1500
+    for _ in range(tables):
+        runs = rng.normal(0, 1, (methods, n)) + rng.normal(0, 1, n)
+        best = int(runs.mean(axis=1).argmax())
+        rivals = [r.tolist() for i, r in enumerate(runs) if i != best]
+        p_values = [paired(r, runs[best].tolist()).p_value for r in rivals]
+        wrong += min(beside_the_best(p_values)) <= 0.05
+    assert wrong / tables <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / tables)
 
 
 @pytest.mark.parametrize("n", [3, 5])
@@ -107,7 +124,8 @@ def test_a_table_of_equal_methods_is_seldom_called_different(n: int) -> None:
     for _ in range(tables):
         runs = rng.normal(0, 1, (9, n)) + rng.normal(0, 1, n)
         control = runs[0].tolist()
-        wrong += any(holm_rejects([paired(r.tolist(), control).p_value for r in runs[1:]]))
+        p_values = holm_adjusted([paired(r.tolist(), control).p_value for r in runs[1:]])
+        wrong += min(p_values) <= 0.05
     assert wrong / tables <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / tables)
 
 

@@ -18,6 +18,7 @@ from reports.assemble import build_table
 from reports.formatting import plural
 from reports.plan import PlanError, check_plan
 from reports.table import Table
+from reports.tuning import KIND
 from results.record import FINAL, Record, RecordError, canonical_json, parse
 from results.store import Plan, Store, is_record, without_collector
 
@@ -87,6 +88,11 @@ def aligned(a: Source, b: Source, suite: str | None = None) -> tuple[Side, Side]
             except (PlanError, TypeError) as error:
                 where = (a if name == "A" else b).store.plans_dir / f"{suite}.json"
                 raise CompareError(f"{where}: {error}; ask for the suite again") from error
+        if any(guide.get("kind") == KIND for guide in guides.values()):
+            raise CompareError(
+                f"{suite} is a tuning, whose points are no seeds of one thing; compare what was "
+                "trained with the chosen settings"
+            )
         headlines = [dict(guide["headline"]) for guide in guides.values()] or [ACCURACY]
         if headlines[0] != headlines[-1]:
             texts = [f"{h['split']} {h['metric']}" for h in headlines]

@@ -138,12 +138,11 @@ class Comparison:
 def compare(a: Side, b: Side) -> Comparison:
     """Compares two sides that are laid out alike."""
     pairs = [pair for pair in _pairs(a.table, b.table) if pair is not None]
-    tested = [i for i, pair in enumerate(pairs) if pair.difference]
-    p_values = [pair.difference.p_value for pair in pairs if pair.difference]
+    # what is the same to the last bit is known, and no test
+    tested = [i for i, pair in enumerate(pairs) if pair.difference and pair.verdict != SAME]
+    p_values = [d.p_value for i in tested if (d := pairs[i].difference)]
     for i, p_value in zip(tested, holm_adjusted(p_values), strict=True):
-        verdict = pairs[i].verdict
-        if verdict != SAME:
-            verdict = DIFFERS if p_value <= 1 - CONFIDENCE else UNSEEN
+        verdict = DIFFERS if p_value <= 1 - CONFIDENCE else UNSEEN
         pairs[i] = replace(pairs[i], p_value=p_value, verdict=verdict)
     shared = [pair for pair in pairs if pair.a and pair.b]
     settings: dict[Setting, list[str]] = {}
