@@ -16,12 +16,12 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from reports.assemble import build_table
 from reports.plan import PlanError, asked_for_by
 from reports.table import Lookup, Table
 from reports.tuning import KIND, tunings
+from results.command import Parser, one_line, refuse, trouble, warn
 from results.files import write_atomically
 from results.record import RecordError
 from results.store import Plan, Store, without_collector
@@ -67,7 +67,7 @@ def built(
         with without_collector():
             table = read(suite, store, published, plan)
             for line in table.set_aside:
-                print(f"warning: not read: {one_line(line)}", file=sys.stderr)
+                warn(f"not read: {line}")
             command = again(suite, store.root, Path(out_dir), aligned)
             return table, write(table, Path(out_dir), command, aligned)
     except OSError as error:
@@ -104,7 +104,7 @@ def build_all(
                 with without_collector():
                     table = read(suite, store, published)
                     for line in table.set_aside:
-                        print(f"warning: not read: {one_line(line)}", file=sys.stderr)
+                        warn(f"not read: {line}")
                     command = again(suite, store.root, out_dir, aligned)
                     written = write(table, out_dir, command, aligned)
                 entries.append(site.entry_of(table, written))
@@ -122,9 +122,8 @@ def build_all(
 
 
 def _unusable(error: OSError) -> ReportError:
-    where = f"{error.filename}: " if error.filename else ""
     return ReportError(
-        f"cannot build the report: {where}{error.strerror or error}; check the folder, or "
+        f"cannot build the report: {trouble(error)}; check the folder, or "
         "choose others with --results-dir and --report-dir"
     )
 
@@ -204,15 +203,9 @@ def write(table: Table, out_dir: Path, command: str = "", aligned: bool = False)
     return [*(folder / name for name in texts), *figures.write_files(table, folder)]
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"reports.build: {message}; see --help\n")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m reports.build",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Builds the report of a suite from the stored plan and records.\n"
         "Nothing is trained; an unfinished sweep is shown with what is missing.",
         epilog="written to <report-dir>/<suite>/:\n"
@@ -261,18 +254,12 @@ def main(argv: Sequence[str] | None = None, kept: list[Table] | None = None) -> 
             if kept is not None:
                 kept.append(table)
     except ReportError as error:
-        print(f"reports.build: {one_line(str(error))}", file=sys.stderr)
-        return 2
+        return refuse(str(error))
     for path in paths:
         print(path)
     for line in failed:
-        print(f"reports.build: not built: {line}", file=sys.stderr)
+        warn(f"not built: {line}")
     return 1 if failed else 0
-
-
-def one_line(text: str) -> str:
-    """The text without line breaks, for people who read logs."""
-    return " ".join(text.split())
 
 
 if __name__ == "__main__":

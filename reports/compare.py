@@ -12,10 +12,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from reports.comparing.alignment import CompareError, Side, aligned, source_of
 from reports.comparing.comparison import Comparison, compare
+from results.command import Parser, refuse, trouble, warn
 from results.files import write_atomically
 
 SUFFIXES = (".html", ".csv")
@@ -30,8 +30,7 @@ def read(a: str, b: str, suite: str | None = None) -> Comparison:
     try:
         sides = aligned(source_of("A", a), source_of("B", b), suite)
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        raise CompareError(f"cannot read: {where}{error.strerror or error}") from error
+        raise CompareError(f"cannot read: {trouble(error)}") from error
     comparison = compare(*sides)
     if not comparison.shared:
         texts = [_has(side) for side in sides]
@@ -62,15 +61,9 @@ def write(comparison: Comparison, paths: Sequence[Path]) -> None:
         write_atomically(path, text)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"reports.compare: {message}; see --help\n")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m reports.compare",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Compares two folders of results, cell by cell and seed by seed.\n"
         "Reads only; differences are B minus A.",
         epilog="cells are matched by the plans of the suite where both folders have one, else by\n"
@@ -115,28 +108,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         comparison = read(args.a, args.b, args.suite)
         for side in (comparison.a, comparison.b):
             for line in side.unreadable:
-                print(f"warning: not read: {_one_line(line)}", file=sys.stderr)
+                warn(f"not read: {line}")
         write(comparison, args.out)
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        return _failed(f"cannot write: {where}{error.strerror or error}; choose another --out")
+        return refuse(f"cannot write: {trouble(error)}; choose another --out")
     except CompareError as error:
-        return _failed(str(error))
+        return refuse(str(error))
     from reports.comparing import text
 
     text.show(comparison)
     for path in args.out:
         print(path)
     return comparison.exit_status
-
-
-def _failed(text: str) -> int:
-    print(f"reports.compare: {_one_line(text)}", file=sys.stderr)
-    return 2
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 if __name__ == "__main__":

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 
 from scipy.special import gammaln, stdtr, stdtrit
 
-from reports.statistics import CONFIDENCE, Estimate, estimate
-
-MIN_SEEDS = 3  # of each side, for a test
+from reports.statistics import CONFIDENCE, MIN_SEEDS_FOR_INTERVAL, Estimate, estimate
 
 RULE = (
     "Difference: mean of B minus mean of A, with its 95 % Student-t interval. Paired by seed where "
@@ -60,7 +58,7 @@ def difference(
     Args:
         step: the smallest difference that two values can have, such as one image of the test set.
     """
-    if min(len(a), len(b)) < MIN_SEEDS:
+    if min(len(a), len(b)) < MIN_SEEDS_FOR_INTERVAL:
         return None
     if a.keys() == b.keys():
         return paired([a[seed] for seed in sorted(a)], [b[seed] for seed in sorted(a)], step)

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from reports.formatting import NOTHING, decimals, number, signed
+from reports.formatting import NOTHING, decimals, number, setting_text, signed
 from reports.statistics import Estimate
 from reports.table import Cell, Column, Row, Run, Table
 
@@ -117,15 +117,7 @@ def _beside(table: Table, cell: Cell) -> str | None:
 def _settings(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The hyper-parameters of the method; the protocol stands with the columns."""
     config = record["cell"].get("config") or {}
-    return [(name, _plain(value)) for name, value in config.items()]
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:g}"
-    return ", ".join(map(_plain, value)) if isinstance(value, list | tuple) else str(value)
+    return [(name, setting_text(value)) for name, value in config.items()]
 
 
 def _again(table: Table, cell: Cell) -> str:

@@ -6,15 +6,17 @@ is legible on a telephone; in the files the same panels share one sheet.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from reports import transfer
+from reports.aggregates import Strata, profile
 from reports.caption import metric_text
 from reports.cost_figures import draw_scaling, looks, memory_figure, with_memory
 from reports.drawing import (
@@ -30,6 +32,7 @@ from reports.drawing import (
     style,
     svg,
 )
+from reports.formatting import plural
 from reports.speed import scalings
 from reports.table import Column, Row, Table
 
@@ -48,6 +51,14 @@ def curve_panels(table: Table) -> list[Panel]:
     """One panel per column that has a curve: validation accuracy after each epoch."""
     columns = [c for c in table.columns if any(table.cell(r, c).curve for r in table.rows)]
     return panels(table, columns, draw_curves, (4.4, 2.9))
+
+
+def profile_panel(table: Table, scores: Mapping[str, Strata]) -> Panel:
+    """The share of each method's runs that come at least so near to the control."""
+    with style():
+        figure = Figure(figsize=(6.4, 3.1), layout="constrained")
+        draw_profile(figure.subplots(), table, scores)
+        return Panel(plural(len(next(iter(scores.values()))), "column"), svg(figure, "profile"))
 
 
 def swatches(table: Table) -> list[tuple[Row, str]]:
@@ -165,6 +176,27 @@ def draw_curves(axes: Axes, table: Table, column: Column) -> None:
 
 def _has_value(table: Table, column: Column) -> bool:
     return any(table.cell(row, column).estimate for row in table.rows)
+
+
+def draw_profile(axes: Axes, table: Table, scores: Mapping[str, Strata]) -> None:
+    """A line per method: the share of its runs that come at least so near to the control."""
+    everything = np.concatenate([np.concatenate(columns) for columns in scores.values()])
+    # the worst tenth of all runs would squeeze the others into one line
+    low, high = float(np.quantile(everything, 0.1)), float(everything.max())
+    thresholds = np.linspace(min(low, -1.0), max(high, 0.5), 201)
+    for i, row in enumerate(table.rows):
+        if row.id in scores:
+            look = line_style(i) | {"markersize": 3.6}
+            share = profile(scores[row.id], thresholds)
+            end = int((share > 0).sum()) + 1  # no lines upon lines along the bottom
+            axes.plot(
+                thresholds[:end], share[:end], **look, markevery=(5 * i % 40, 40),
+                drawstyle="steps-post",
+            )  # fmt: skip
+    axes.axvline(0, color=MUTED, linewidth=0.8)
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_xlabel("Difference from the control, percentage points")
+    axes.set_ylabel("Share of runs at least there")
 
 
 # ---------------------------------------------------------------- sheets and files

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -69,6 +71,23 @@ def number(value: float | None) -> str:
 def count(value: float | None) -> str:
     """A whole number with grouped digits, all of them."""
     return NOTHING if value is None else f"{value:,.0f}".replace(",", THIN)
+
+
+def setting_text(value: Any) -> str:
+    """A hyper-parameter or a field of a protocol: '0.0021', '1e-5', 'yes', 'none', '1, 2'.
+
+    Two that differ are written differently.
+    """
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        text = f"{value:g}"
+        return re.sub(r"e([+-])0+", r"e\1", text if float(text) == value else repr(value))
+    if isinstance(value, list | tuple):
+        return ", ".join(map(setting_text, value)) or "none"
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
 def when(stamp: Any) -> str:

@@ -25,21 +25,22 @@ from reports.drawing import Panel
 from reports.drilldown import MOST_SEEDS, anchor, drilldowns, tip
 from reports.formatting import (
     NOTHING,
-    count,
     estimate_text,
     number,
     plural,
     published_text,
+    setting_text,
     signed,
     when,
 )
 from reports.frame import to_short_csv
 from reports.latex import render as render_latex
-from reports.summary import summarise
+from reports.summary import Summary, summarise
 from reports.table import TOP5, Cell, Claim, Column, Row, Run, Table
 from reports.views import COSTS, Entry, View, as_json, cost, views
 
 MOST_EMBEDDED = 300_000  # bytes of a download inside the page; a larger one lies beside it
+MOST_LINES = 24  # of a performance profile; with more, no line can be followed
 MOST_TEXTS = 5  # of errors and names of logs, in one line of the failures
 _STATES = {"unsupported": "not supported", "oom": "out of memory"}
 
@@ -103,6 +104,7 @@ def render(table: Table, again: str = "", aligned: bool = False) -> str:
         },
         filters=_filters(table),
         summary=summary,
+        profile=_profile(table, summary),
         downloads=_downloads(table, aligned),
         failures=_failures(table),
         stale=_stale(table),
@@ -223,6 +225,12 @@ def _texts(runs: list[Run], reason: str) -> list[str]:
     return [text for text in dict.fromkeys(texts) if text not in ("", reason)]
 
 
+def _profile(table: Table, summary: Summary | None) -> Panel | None:
+    if summary is None or len(summary.lines) > MOST_LINES:
+        return None
+    return _drawn([figures.profile_panel(table, summary.scores)])[0]
+
+
 def _drawn(panels: list[Panel]) -> list[Panel]:
     return [replace(panel, svg=Markup(panel.svg)) for panel in panels]
 
@@ -288,7 +296,9 @@ def _budgets(table: Table) -> list[str]:
     labels = {row.id: row.label for row in table.rows}
     return [
         f"{labels[b['row']]} on {b['column']}: "
-        + ", ".join(f"{name.replace('_', ' ')} {_value(v)}" for name, v in b["protocol"].items())
+        + ", ".join(
+            f"{name.replace('_', ' ')} {setting_text(v)}" for name, v in b["protocol"].items()
+        )
         for b in table.plan.get("budgets") or ()
     ]
 
@@ -321,18 +331,10 @@ def _protocol(columns: tuple[Column, ...]) -> dict[str, Any]:
     shared, differing = [], []
     for name in names:
         values = [column.protocol.get(name, absent) for column in columns]
-        texts = ["\u2013" if v is absent or v is None else _value(v) for v in values]
+        texts = ["\u2013" if v is absent or v is None else setting_text(v) for v in values]
         label = name.replace("_", " ")
         if len(set(texts)) == 1:
             shared.append((label, texts[0]))
         else:
             differing.append((label, texts))
     return {"shared": shared, "differing": differing}
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return count(value) if isinstance(value, int) else str(value)

@@ -5,14 +5,13 @@ Of the records only what the validation split says is looked at.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from reports.formatting import plural
+from reports.formatting import plural, setting_text
 from reports.plan import KIND as KIND
 from reports.plan import PlanError
 from reports.table import ACCIDENTS, Column, Row, Run, Table
@@ -125,7 +124,7 @@ def _of_plan(plan: Plan) -> tuple[int, Mapping[str, Mapping[str, Any]]]:
 
 def settings_text(settings: Mapping[str, Any]) -> str:
     """'lr 0.0021, margin 0.13'."""
-    return ", ".join(f"{label(name)} {value_text(value)}" for name, value in settings.items())
+    return ", ".join(f"{label(name)} {setting_text(value)}" for name, value in settings.items())
 
 
 def label(field: str) -> str:
@@ -133,17 +132,12 @@ def label(field: str) -> str:
     return field.replace("_", " ")
 
 
-def value_text(value: Any) -> str:
-    """Its value: '0.0021', '1e-5', 'hard'."""
-    return re.sub(r"e([+-])0+", r"e\1", f"{value:g}") if isinstance(value, float) else str(value)
-
-
 def range_text(values: Mapping[str, Any]) -> str:
     """'1e-4 to 0.01, logarithmic', or '1, 2, 4 or 8'."""
     if values["scale"] == "choice":
-        *others, last = map(value_text, values["values"])
+        *others, last = map(setting_text, values["values"])
         return f"{', '.join(others)} or {last}"
-    text = f"{value_text(values['low'])} to {value_text(values['high'])}"
+    text = f"{setting_text(values['low'])} to {setting_text(values['high'])}"
     return text + (", logarithmic" if values["scale"] == "log" else "")
 
 

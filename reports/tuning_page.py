@@ -18,7 +18,7 @@ from matplotlib.ticker import NullLocator
 from reports import pages
 from reports.drawing import COLOURS, INK, MUTED, Panel, style, svg
 from reports.drilldown import anchor
-from reports.formatting import NOTHING, plural, signed, when
+from reports.formatting import NOTHING, plural, setting_text, signed, when
 from reports.table import Column, Table
 from reports.tuning import (
     COUNTED,
@@ -28,7 +28,6 @@ from reports.tuning import (
     range_text,
     settings_text,
     tunings,
-    value_text,
 )
 from results.files import write_atomically
 
@@ -55,7 +54,7 @@ def render(table: Table, again: str = "") -> str:
     """The whole page as text, the same bytes for the same records."""
     found = tunings(table)
     environment = pages.environment()
-    environment.filters |= {"signed": signed, "when": when, "name": label, "value": value_text,
+    environment.filters |= {"signed": signed, "when": when, "name": label, "value": setting_text,
                             "range": range_text, "settings": settings_text}  # fmt: skip
     environment.globals |= {"plural": plural, "value_of": _value_text, "anchor": anchor}
     groups = [(c, [t for t in found if t.column.id == c.id]) for c in table.columns]
@@ -98,7 +97,7 @@ def _spaces(found: Sequence[Tuning]) -> list[tuple[str, list[tuple[str, str, str
         untuned = tuning.untuned.settings
         spaces.setdefault(
             tuning.row.label,
-            [(label(f), range_text(r), value_text(untuned[f])) for f, r in tuning.space.items()],
+            [(label(f), range_text(r), setting_text(untuned[f])) for f, r in tuning.space.items()],
         )
     return list(spaces.items())
 
@@ -158,7 +157,7 @@ def _draw(tuning: Tuning, name: str, values: Mapping[str, Any]) -> str:
     for look, found in points.items():
         axes.plot([x for x, _ in found], [y for _, y in found], linestyle="", **looks[look])
     if places:
-        axes.set_xticks(range(len(places)), [value_text(v) for v in places])
+        axes.set_xticks(range(len(places)), [setting_text(v) for v in places])
         axes.set_xlim(-0.5, len(places) - 0.5)
         axes.grid(axis="x", visible=False)
     else:
@@ -184,7 +183,7 @@ def _set_axis(axes: Axes, values: Mapping[str, Any], untuned: float) -> None:
         middle, space = (low + high) / 2, 0.05 * (last - first)
         axes.set_xlim(first - space, last + space)
     ticks = [low, float(f"{middle:.3g}"), high]
-    axes.set_xticks(ticks, [value_text(float(x)) for x in ticks])
+    axes.set_xticks(ticks, [setting_text(float(x)) for x in ticks])
 
 
 # --------------------------------------------------------------------------------------- CSV

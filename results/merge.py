@@ -8,7 +8,8 @@ On one disk a record gets a second name (a hard link), from another one it is co
 
 Two finished records of one cell that differ (two machines ran it) are a conflict. As after
 `--fresh`, the one that finished last is the cell's record and the others are kept as superseded.
-The rule looks at nothing but the records, so it does not matter in which order folders are merged.
+The rule looks at nothing but the records, so it does not matter in which order folders are merged,
+but for what the next sentence says of records that were put aside.
 A record that `--fresh` has replaced in one folder does not come back from another, whatever its
 date; where it has been put aside and nothing has replaced it yet, it stays the cell's record
 wherever else it is, and INTO does not take it back.
@@ -18,7 +19,8 @@ told. What is in INTO already, under whatever number, is not added again: mergin
 once.
 
 Plans of one suite become the union of what they ask for where they can share a table, see plans.py;
-otherwise the newest request stays, and the command of the other one is told.
+otherwise the newest request stays, and the command of the other one is told. What had been united
+with that one before is left out with it: merge again what can share a table.
 
 Checkpoints, logs and signs of life stay where they are: they belong to their machine.
 """
@@ -33,10 +35,10 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
 
 import orjson
 
+from results.command import Parser, one_line, refuse, trouble, warn
 from results.plans import check_plan, unite
 from results.record import (
     FINAL,
@@ -133,9 +135,8 @@ def merge(sources: Sequence[Store], into: Store, dry_run: bool = False) -> Outco
                 _merge_cell(key, there.get(key, []), files, into, dry_run, outcome)
         _merge_plans(sources, into, dry_run, outcome)
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
         raise MergeError(
-            f"cannot merge: {where}{error.strerror or error}; what was merged so far is whole, and "
+            f"cannot merge: {trouble(error)}; what was merged so far is whole, and "
             "the same command goes on"
         ) from error
     return outcome
@@ -143,12 +144,8 @@ def merge(sources: Sequence[Store], into: Store, dry_run: bool = False) -> Outco
 
 def _check_folders(sources: Sequence[Store], into: Store) -> None:
     for store in sources:
-        if not store.records_dir.is_dir():
-            hint = "give the folder that has records/ in it"
-            if store.root.name == "records" and store.root.is_dir():
-                hint = f"did you mean {store.root.parent}?"
-            what = "is no folder of results" if store.root.exists() else "is not there"
-            raise MergeError(f"{store.root} {what}; {hint}")
+        if why := store.why_not():
+            raise MergeError(why)
         if into.root.exists() and store.root.samefile(into.root):
             raise MergeError(f"{store.root} cannot be merged into itself; name another --into")
     if into.root.exists() and not into.root.is_dir():
@@ -321,15 +318,9 @@ def _plan(store: Store, suite: str, outcome: Outcome) -> Plan | None:
 # ---------------------------------------------------------------------------- command line
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"results.merge: {message}; see --help\n")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m results.merge",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Brings the results of several machines together in one folder.\n"
         "Nothing is overwritten or lost, and merging twice is merging once.",
         epilog="what happens to a record:\n"
@@ -365,14 +356,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         outcome = merge([Store(path) for path in args.sources], Store(args.into), args.dry_run)
     except MergeError as error:
-        print(f"results.merge: {_one_line(str(error))}", file=sys.stderr)
-        return 2
+        return refuse(str(error))
     for line in outcome.unreadable:
-        print(f"warning: not read: {_one_line(line)}", file=sys.stderr)
+        warn(f"not read: {line}")
     for what, lines in (("conflict", outcome.conflicts), ("replaced", outcome.replaced),
                         ("note", outcome.plans)):  # fmt: skip
         for line in lines:
-            print(f"{what}: {_one_line(line)}")
+            print(f"{what}: {one_line(line)}")
     would = "would be " if args.dry_run else ""
     counts = [
         f"{_counted(outcome.added, 'record')} {would}added to {args.into}",
@@ -387,10 +377,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _counted(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 if __name__ == "__main__":

@@ -71,6 +71,16 @@ class Store:
             (Path(probe) / "a").write_text("writable")
             os.link(Path(probe) / "a", Path(probe) / "b")  # records are published by linking
 
+    def why_not(self) -> str:
+        """One line where this is no folder of results, with what may be meant; "" where it is."""
+        if self.records_dir.is_dir():
+            return ""
+        hint = "give the folder that has records/ in it"
+        if self.root.name == "records" and self.root.is_dir():
+            hint = f"did you mean {self.root.parent}?"
+        what = "is no folder of results" if self.root.exists() else "is not there"
+        return f"{self.root} {what}; {hint}"
+
     # ---------------------------------------------------------------- records
 
     def publish(self, record: Record) -> Path | None:

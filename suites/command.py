@@ -1,40 +1,21 @@
-"""What all command lines share: errors of one line, exit statuses, Ctrl-C."""
+"""What the command lines of suites share: exit statuses, Ctrl-C, the store that they read."""
 
 from __future__ import annotations
 
 import argparse
 import shlex
-import shutil
 import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from reports.plan import asked_for_by
+from results.command import Parser as Parser
+from results.command import fail as fail
 from results.record import RecordError
 from results.store import Plan, Store
 
 RESULTS_DIR = Path("results/runs")
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, and whose epilog stays as it is written."""
-
-    def __init__(self, **options: Any) -> None:
-        if "description" in options:
-            width = shutil.get_terminal_size().columns - 2
-            options["description"] = textwrap.fill(options["description"], width)
-        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
-
-    def error(self, message: str) -> NoReturn:
-        fail(f"{message} (python -m {self.prog.removeprefix('python -m ')} --help explains)")
-
-
-def fail(message: str) -> NoReturn:
-    """Ends the program with one line and exit status 2."""
-    sys.stderr.write("error: " + " ".join(message.split()) + "\n")
-    raise SystemExit(2)
 
 
 def exit_with(main: Callable[[], int]) -> NoReturn:

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from reports.differences import beside_the_best, holm_adjusted, paired
-from reports.statistics import estimate
-from reports.summary import (
+from reports.aggregates import (
     interquartile_mean,
     interval,
     probability_of_improvement,
     profile,
     resampled,
 )
+from reports.differences import beside_the_best, holm_adjusted, paired
+from reports.statistics import estimate
 
 TABLES = 20_000
 PERCENT = st.floats(0, 100)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from reports.assemble import build_table
-from reports.formatting import plural
+from reports.formatting import plural, setting_text
 from reports.plan import PlanError, check_plan
 from reports.table import Table
 from reports.tuning import KIND
@@ -62,12 +62,8 @@ def source_of(name: str, text: str) -> Source:
             "is no folder of this name"
         )
     store = Store(folder)
-    if not store.records_dir.is_dir():
-        hint = "give the folder that has records/ in it"
-        if store.root.name == "records" and store.root.is_dir():
-            hint = f"did you mean {store.root.parent}?"
-        what = "is no folder of results" if store.root.exists() else "is not there"
-        raise CompareError(f"{store.root} {what}; {hint}")
+    if why := store.why_not():
+        raise CompareError(why)
     return Source(name, text, store, commit.lower())
 
 
@@ -370,7 +366,7 @@ def _labels(
             if len({canonical_json(rival.get(field)) for rival in rivals.values()}) > 1
         ]  # fmt: skip
         told = ", ".join(
-            f"{field.rpartition('.')[2]}={value_text(mine.get(field))}" for field in differing
+            f"{field.rpartition('.')[2]}={setting_text(mine.get(field))}" for field in differing
         )
         found[name] = short(thing) + (f" ({told})" if told else "")
         if found[name] in taken:
@@ -388,12 +384,3 @@ def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             found[path] = inner
     return found
-
-
-def value_text(value: Any) -> str:
-    """A setting in words."""
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return value if isinstance(value, str) else canonical_json(value)

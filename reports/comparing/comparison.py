@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from reports.caption import metric_text
-from reports.comparing.alignment import Side, flat, value_text
+from reports.comparing.alignment import Side, flat
 from reports.differences import Difference, difference, holm_adjusted
-from reports.formatting import MINUS, number, plural, signed, when
+from reports.formatting import MINUS, number, plural, setting_text, signed, when
 from reports.statistics import CONFIDENCE, Estimate
 from reports.table import Cell, Column, Row, Run, Table, rounding_step
 
@@ -227,7 +227,7 @@ def _settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterable[Setting]:
     one, other = flat(a), flat(b)
     for name in dict.fromkeys([*one, *other]):
         if name != "seed" and (name in one, one.get(name)) != (name in other, other.get(name)):
-            texts = [value_text(s[name]) if name in s else "not there" for s in (one, other)]
+            texts = [setting_text(s[name]) if name in s else "not there" for s in (one, other)]
             yield Setting(name, *texts)
 
 
@@ -240,7 +240,7 @@ def _environment(pairs: Sequence[Pair]) -> tuple[Setting, ...]:
                 facts = flat((run.record or {}).get("environment") or {})
                 for name, value in facts.items():
                     if not name.startswith("slurm"):
-                        side.setdefault(name, {})[value_text(value)] = None
+                        side.setdefault(name, {})[setting_text(value)] = None
     names = {*values[0], *values[1]}
     ordered = [name for name in ENVIRONMENT if name in names]
     ordered += sorted(names - {*ordered})

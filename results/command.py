@@ -1,0 +1,49 @@
+"""What all command lines share: errors of one line and exit status 2."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import textwrap
+from typing import Any, NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, and whose epilog stays as it is written."""
+
+    def __init__(self, **options: Any) -> None:
+        if "description" in options:
+            width = shutil.get_terminal_size().columns - 2
+            options["description"] = textwrap.fill(options["description"], width)
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
+    def error(self, message: str) -> NoReturn:
+        fail(f"{message} (python -m {self.prog.removeprefix('python -m ')} --help explains)")
+
+
+def fail(message: str) -> NoReturn:
+    """Ends the program with one line and exit status 2."""
+    raise SystemExit(refuse(message))
+
+
+def refuse(message: str) -> int:
+    """Says in one line what is wrong with a request; returns exit status 2."""
+    sys.stderr.write(f"error: {one_line(message)}\n")
+    return 2
+
+
+def warn(message: str) -> None:
+    """One line, and the program goes on."""
+    sys.stderr.write(f"warning: {one_line(message)}\n")
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks, for people who read logs."""
+    return " ".join(text.split())
+
+
+def trouble(error: OSError) -> str:
+    """'results/runs: Permission denied'."""
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
