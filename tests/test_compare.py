@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -21,11 +22,12 @@ from scipy import stats
 from reports.compare import main, read
 from reports.comparing import page as comparison_page
 from reports.comparing import text as comparison_text
+from reports.comparing.alignment import CompareError
 from reports.comparing.comparison import Comparison, Pair
 from reports.differences import Difference, difference, hedges, holm_adjusted, paired, welch
 from results.record import cell_key
 from results.store import Store
-from tests.records import filled, make_plan, make_record
+from tests.records import filled, make_plan, make_record, make_tuning
 from tests.test_reports import HOSTILE, _Page
 
 IMAGE = 100 / 360  # one image of the test set, in percentage points
@@ -553,3 +555,26 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_difference_is_a_plain_record() -> None:
     assert difference({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0}) is None
     assert isinstance(difference({0: 1.0, 1: 2.0, 2: 3.0}, {0: 2.0, 1: 2.0, 2: 5.0}), Difference)
+
+
+def test_tunings_are_not_compared(tmp_path: Path) -> None:
+    """Their points share a seed: as seeds of one cell they would be taken for each other."""
+    for name in "ab":
+        plan, records = make_tuning("HFF")
+        filled(tmp_path / name, plan, records)
+    with pytest.raises(CompareError, match="is a tuning"):
+        read(str(tmp_path / "a"), str(tmp_path / "b"))
+
+
+def test_what_is_the_same_to_the_last_bit_is_no_test(tmp_path: Path) -> None:
+    """Nineteen cells that nothing changed must not hide that the twentieth did."""
+    rows = tuple(f"m{i}" for i in range(20))
+    for name in "ab":
+        records = []
+        for row, s in itertools.product(rows, range(3)):
+            shift = 1 + s / 50 if (name, row) == ("b", "m7") else 0.0
+            records.append(make_record(row, seed=s, accuracy=97 + s / 10 - shift))
+        filled(tmp_path / name, make_plan(rows), records)
+    found = read(str(tmp_path / "a"), str(tmp_path / "b"))
+    (pair,) = [p for p in found.pairs if p.row.id == "m7"]
+    assert pair.difference is not None and pair.p_value == pair.difference.p_value < 0.05

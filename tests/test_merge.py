@@ -21,7 +21,7 @@ from results.merge import main, merge
 from results.plans import unite
 from results.record import SCHEMA, cell_key
 from results.store import Store
-from tests.records import filled, make_plan, make_record, nothing
+from tests.records import filled, make_plan, make_record, make_tuning, nothing
 
 CELL = {"method": "hff", "dataset": "digits", "architecture": "mlp-2x500"}
 
@@ -329,6 +329,38 @@ def test_two_parts_of_a_suite_become_one_table(tmp_path: Path) -> None:
         states = {row: (c.state, c.n_wanted) for (row, _), c in table.cells.items()}
         assert states == {"ff": ("ok", 3), "hff": ("partial", 3)}
         assert table.plan["command"] == "command of 02\ncommand of 01"
+
+
+def test_tuned_settings_stay_with_their_rows() -> None:
+    """Else the page would say of one half of the table that its settings are the defaults."""
+    parts = [planned("01", rows=(row,)) for row in ("hff", "ff")]
+    for part in parts:
+        row = part["rows"][0]["id"]
+        part["tuned"] = [
+            {"row": row, "column": "digits/mlp-2x500", "points": 16, "settings": {"lr": 0.1}}
+        ]
+    plan, lines = unite(parts)
+    assert not lines and {t["row"] for t in plan["tuned"]} == {"hff", "ff"}
+    parts = [planned("01", rows=("hff",)) for _ in range(2)]
+    for part, points in zip(parts, (8, 16), strict=True):
+        part["tuned"] = [{"row": "hff", "column": "digits/mlp-2x500", "points": points}]
+    assert "has another tuning" in unite(parts)[1][0]
+
+
+def test_tunings_unite_by_point_and_never_with_other_budgets() -> None:
+    plan, _ = make_tuning("HFF")
+    parts = [json.loads(json.dumps(plan)) for _ in range(2)]
+    for part, row in zip(parts, ("backprop", "hff"), strict=True):
+        part["rows"] = [r for r in plan["rows"] if r["id"] == row]
+        part["cells"] = [c for c in plan["cells"] if c["row"] == row]
+        part["tuning"]["spaces"] = {row: plan["tuning"]["spaces"][row]}
+    united, lines = unite(parts)
+    assert not lines
+    assert len(united["cells"]) == len(plan["cells"])
+    assert united["tuning"]["spaces"] == plan["tuning"]["spaces"]
+    assert unite([plan, plan])[0]["cells"] == plan["cells"]
+    parts[1]["tuning"]["points"] = 9
+    assert "points of tuning" in unite(parts)[1][0]
 
 
 def test_the_newest_plan_says_which_sources_are_current() -> None:

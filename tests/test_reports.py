@@ -19,6 +19,7 @@ from reports import build as build_module
 from reports.assemble import build_table
 from reports.build import ReportError, build, main
 from reports.caption import caption, counts
+from reports.drilldown import drilldowns
 from reports.formatting import number, signed, when
 from reports.frame import to_frame, to_short_csv
 from reports.html import render as render_html
@@ -336,6 +337,21 @@ def test_page_latex_and_csv_carry_the_same_numbers(tmp_path: Path) -> None:
         runs = to_frame(table).query("row == @cell.row and status == 'ok'")
         if cell.estimate:
             assert cell.estimate.values == tuple(runs.headline)
+
+
+def test_the_command_under_a_cell_is_one_that_made_it(tmp_path: Path) -> None:
+    """A union of requests has several commands; only one of them knows the keys of a cell."""
+    plan = make_plan(("hff", "ff"))
+    records = [make_record(row, seed=s) for row in ("hff", "ff") for s in range(3)]
+    for record in records:
+        record["command"] += f" --methods {record['cell']['method']}"
+    plan["command"] = "\n".join(dict.fromkeys(r["command"] for r in records))
+    table = build_module.read("table1", filled(tmp_path, plan, records), nothing)
+    for _, entries in drilldowns(table):
+        for row, cell, details in entries:
+            keys = " ".join(run.key for run in cell.runs)
+            command = f"python -m suites.run table1 --methods {row.id} --only {keys} --results-dir"
+            assert details["again"].startswith(command) and "\n" not in details["again"]
 
 
 def test_report_is_rendered_without_torch(tmp_path: Path) -> None:

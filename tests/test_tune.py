@@ -441,6 +441,19 @@ def tuned_file(folder: Path, *more: str, values: Any = None) -> Path:
     return folder / "tuned.json"
 
 
+def test_a_file_of_unequal_budgets_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """One method tuned longer than another is what the suite is there to prevent."""
+    path = tuned_file(tmp_path)
+    document = json.loads(path.read_text())
+    document["entries"][1]["points"] = 4
+    path.write_text(json.dumps(document))
+    capsys.readouterr()
+    line = refused([*FEW, "--tuned", str(path), "--dry-run"], capsys, run.main)
+    assert "with 2 points and hff with 4" in line and "equal --points" in line
+
+
 def test_chosen_settings_have_their_provenance(tmp_path: Path) -> None:
     path = tuned_file(tmp_path, values={"backprop": [90.0, "diverged"], "hff": [97.0, 98.0]})
     document = json.loads(path.read_text())
