@@ -54,7 +54,7 @@ def add_what(p: argparse.ArgumentParser) -> None:
         help="of transfer: the datasets that are learned on, instead of the profile's",
     )  # fmt: skip
     what.add_argument(
-        "--tuning", nargs="+", choices=("none", "itself", "backprop"), metavar="HOW",
+        "--finetune", nargs="+", choices=("none", "itself", "backprop"), metavar="HOW",
         help="of transfer: none (the network stands still and is read by probes), or fine-tuned on "
         "the target, by its own method (itself) or by backprop; instead of the profile's",
     )  # fmt: skip
@@ -219,7 +219,7 @@ def expanded(
         methods=args.methods,
         datasets=args.datasets,
         sources=args.sources,
-        tunings=args.tuning,
+        tunings=args.finetune,
         weights="" if args.weights is None else weights.digest(args.weights),
         architectures=args.architectures,
         seeds=args.seeds,

@@ -103,7 +103,7 @@ def expand(
     for name, given, kinds in (
         ("--epochs", epochs is not None, ("train", "transfer")),
         ("--sources", sources is not None, ("transfer",)),
-        ("--tuning", tunings is not None, ("transfer",)),
+        ("--finetune", tunings is not None, ("transfer",)),
         ("--audit", audit, ("train",)),
     ):
         if given and suite.kind not in kinds:
@@ -390,7 +390,7 @@ def _changes(
             (", ".join(changed.get("execution", ())), "execution" in changed),
             (f"{seeds} seeds", seeds not in (None, profile.seeds)),
             (f"from {', '.join(of_transfer.sources)}", of_transfer.sources),
-            (f"tuning {', '.join(of_transfer.tunings)}", of_transfer.tunings),
+            (f"fine-tuning {', '.join(of_transfer.tunings)}", of_transfer.tunings),
             (f"weights of a file with SHA-256 {of_transfer.weights}…", of_transfer.weights),
             (", ".join(datasets or ()), datasets and set(datasets) != set(profile.datasets)),
             (

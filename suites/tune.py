@@ -78,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
         "--points", type=int, default=POINTS, metavar="N",
         help=f"the budget of each method on each dataset and network (default: {POINTS})",
     )  # fmt: skip
-    p.set_defaults(sources=None, tuning=None, weights=None, seeds=None, audit=False, tuned=None)
+    p.set_defaults(sources=None, finetune=None, weights=None, seeds=None, audit=False, tuned=None)
     add_launching(options.add_how(p))
     options.add_where(p).add_argument(
         "--write", type=Path, metavar="FILE",

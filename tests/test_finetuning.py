@@ -120,7 +120,7 @@ def test_random_weights_that_are_tuned_are_a_training_from_nothing(tmp_path: Pat
 def test_tuned_columns_of_the_table(tmp_path: Path) -> None:
     where = ["--results-dir", str(tmp_path / "runs"), "--report-dir", str(tmp_path / "out")]
     what = ["--methods", "random", "backprop", "hff", "--seeds", "1", "--epochs", "2"]
-    more = ["--datasets", "digits-5to9", "--tuning", "none", "itself", "backprop"]
+    more = ["--datasets", "digits-5to9", "--finetune", "none", "itself", "backprop"]
     assert run.main(["table3", *what, *more, "--workers", "1", *where]) == 0
     records = [json.loads(p.read_text()) for p in (tmp_path / "runs/records").glob("*.json")]
     # of backprop, fine-tuned by itself and by backprop are one cell
@@ -203,7 +203,7 @@ def test_the_table_of_published_weights(tmp_path: Path, published: Path) -> None
     more = [
         "--datasets", "digit-photos-32px-jpeg-c2-n20", "--data-dir", str(tmp_path),
         "--architectures", NETWORK, "--weights", str(published), "--sources", "imagenet-32px",
-        "--tuning", "itself", "--profile", "standard", "--workers", "1",
+        "--finetune", "itself", "--profile", "standard", "--workers", "1",
     ]  # fmt: skip
     assert run.main(["table3", *what, *more, *where]) == 0
     records = [json.loads(p.read_text()) for p in (tmp_path / "runs/records").glob("*.json")]
