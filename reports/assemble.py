@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from reports.claims import VERDICTS, claim_of
-from reports.differences import beside_the_best, holm_adjusted, paired
+from reports.differences import beside_the_best, difference, holm_adjusted
 from reports.plan import KIND, check_plan
 from reports.statistics import (
     CONFIDENCE,
-    MIN_SEEDS_FOR_INTERVAL,
     Estimate,
     estimate,
 )
@@ -279,7 +279,7 @@ def _cost(ok: Sequence[Run]) -> dict[str, float]:
                 # 0 seconds: nothing was trained here, as where weights were found
                 if isinstance(value, int | float) and (value or group != "timings"):
                     values.setdefault(name, []).append(float(value))
-    return {name: sum(v) / len(v) for name, v in values.items()}
+    return {name: statistics.median(v) for name, v in values.items()}
 
 
 def _claims(
@@ -323,13 +323,11 @@ def _marked(column: list[Cell], rows: Sequence[Row], plan: Plan) -> dict[tuple[s
     top = (min if lower_is_better(headline["metric"]) else max)(means.values())
     winner = complete[next(row for row in means if means[row] == top)]
     marked = {row: replace(c, best=True) for row, c in complete.items() if means[row] == top}
-    rivals = [
-        c for row, c in complete.items() if row not in marked and _can_be_paired(c, winner)
-    ]  # fmt: skip
+    group = list(complete.values())
     step = rounding_step(plan, next(r for r in rows if r.id == winner.row), winner.runs)
-    p_values = [paired(_values(c), _values(winner), step).p_value for c in rivals]
-    for rival, p_value in zip(rivals, beside_the_best(p_values), strict=True):
-        if p_value > LEVEL:
+    p_values = beside_the_best([_by_seed(c) for c in group], group.index(winner), step)
+    for rival, p_value in zip(group, p_values, strict=True):
+        if rival.row not in marked and p_value is not None and p_value > LEVEL:
             marked[rival.row] = replace(rival, tied=True)
     return {(c.row, c.column): c for c in marked.values()}
 
@@ -337,9 +335,14 @@ def _marked(column: list[Cell], rows: Sequence[Row], plan: Plan) -> dict[tuple[s
 def _beside(column: list[Cell], control: Row, plan: Plan) -> dict[tuple[str, str], Cell]:
     """Adds what lies between the whole cells of a column and the control, where that is whole."""
     other = next(c for c in column if c.row == control.id)
-    rivals = [c for c in column if c is not other and _can_be_paired(c, other)]
     step = rounding_step(plan, control, other.runs)
-    found = [paired(_values(other), _values(c), step) for c in rivals]
+    rivals, found = [], []
+    for cell in column:
+        if cell is other or not cell.state == other.state == "ok":
+            continue
+        if (between := difference(_by_seed(other), _by_seed(cell), step)) is not None:
+            rivals.append(cell)
+            found.append(between)
     p_values = holm_adjusted([d.p_value for d in found])
     return {
         (c.row, c.column): replace(c, beside=Beside(d, p_value, p_value <= LEVEL))
@@ -347,13 +350,5 @@ def _beside(column: list[Cell], control: Row, plan: Plan) -> dict[tuple[str, str
     }
 
 
-def _can_be_paired(a: Cell, b: Cell) -> bool:
-    return (
-        a.state == b.state == "ok"
-        and a.n_wanted >= MIN_SEEDS_FOR_INTERVAL
-        and [run.seed for run in a.runs] == [run.seed for run in b.runs]
-    )
-
-
-def _values(cell: Cell) -> tuple[float, ...]:
-    return cell.estimate.values if cell.estimate else ()
+def _by_seed(cell: Cell) -> dict[int, float]:
+    return {run.seed: run.value for run in cell.runs if run.value is not None}

@@ -101,8 +101,9 @@ def caption(table: Table) -> list[str]:
         sentences.append(f"Bold: {top} mean of a column, among entries with all wanted seeds ok.")
     if any(c.tied for c in table.cells.values()):
         sentences.append(
-            "\u2248: not distinguishable from the best with these seeds (paired t test, 5 %,"
-            " Holm-corrected for all pairs of the column, since the best was chosen by its seeds)."
+            "\u2248: not distinguishable from the best with these seeds (t test, paired"
+            " where seeds are the same, Welch's otherwise; 5 %, Holm-corrected for all pairs of the"
+            " column, since the best was chosen by its seeds)."
         )
     if counts(table)["stale"]:
         sentences.append("\u2020: made in part by older sources than the current ones (stale).")

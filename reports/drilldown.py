@@ -106,10 +106,11 @@ def _beside(table: Table, cell: Cell) -> str | None:
     found = cell.beside.difference
     p = "p < 0.001" if cell.beside.p_value < 0.001 else f"p = {cell.beside.p_value:.3f}"
     effect = "" if found.effect is None else f", effect size g = {signed(found.effect)}"
+    test = "t test of pairs of seeds" if found.paired else "Welch's t test: the seeds differ"
     verdict = "told apart" if cell.beside.distinct else "not told apart"
     return (
         f"{signed(found.mean, 2)} ± {found.half_width:.2f} beside "
-        f"{table.control.label}, seed by seed: {verdict} (paired t test, {p}, "
+        f"{table.control.label}: {verdict} ({test}, {p}, "
         f"Holm-corrected within the column{effect})"
     )
 
@@ -129,7 +130,22 @@ def _again(table: Table, cell: Cell) -> str:
         runs = [r for r in runs if r.record and r.record.get("command") == command]
     if not command.startswith("python -m suites.") or not runs:
         return ""
-    return f"{command} --only {shlex.join(run.key for run in runs[:MOST_KEYS])} {AGAIN}"
+    keys = shlex.join(run.key for run in runs[:MOST_KEYS])
+    return f"{_without_places(command)} --only {keys} {AGAIN}"
+
+
+def _without_places(command: str) -> str:
+    """The command without where its results and its page went."""
+    try:
+        words, kept = iter(shlex.split(command)), []
+    except ValueError:  # not as a shell would read it
+        return command
+    for word in words:
+        if word in ("--results-dir", "--report-dir"):
+            next(words, None)
+        elif not word.startswith(("--results-dir=", "--report-dir=")):
+            kept.append(word)
+    return shlex.join(kept)
 
 
 def _curves(cell: Cell) -> dict[str, Any] | None:

@@ -97,7 +97,7 @@ def render(table: Table, again: str = "", aligned: bool = False) -> str:
         view_groups=_view_groups(shown),
         views_json=as_json(table, shown),
         names_json={
-            "rows": [row.label for row in table.rows],
+            "rows": [f"{row.label} {row.id}" for row in table.rows],  # labels, or names of flags
             "columns": [
                 {"dataset": c.dataset, "architecture": c.architecture} for c in table.columns
             ],

@@ -69,12 +69,12 @@ def summarise(table: Table) -> Summary | None:
     control = table.control
     if control is None or table.metric != "accuracy_pct" or table.kind != "train":
         return None
-    columns = [c for c in table.columns if any(table.cell(row, c).beside for row in table.rows)]
+    columns = [c for c in table.columns if any(_paired(table.cell(row, c)) for row in table.rows)]
     if len(columns) < LEAST_COLUMNS:
         return None
     rivals, left_out = [], []
     for row in table.rows:
-        n = sum(table.cell(row, column).beside is not None for column in columns)
+        n = sum(_paired(table.cell(row, column)) for column in columns)
         if n == len(columns):
             rivals.append(row)
         elif row != control:
@@ -118,6 +118,11 @@ def summarise(table: Table) -> Summary | None:
         ),
         scores,
     )
+
+
+def _paired(cell: Cell) -> bool:
+    """Whether it has the seeds of the control."""
+    return cell.beside is not None and cell.beside.difference.paired
 
 
 def _values(cell: Cell) -> Values:

@@ -70,10 +70,10 @@ class Claim:
 
 @dataclass(frozen=True)
 class Beside:
-    """A cell beside the control on the same column, seed by seed."""
+    """A cell beside the control on the same column, seed by seed where they have the same."""
 
     difference: Difference  # in the unit of the headline, the control's subtracted
-    p_value: float  # of the paired t test, Holm-corrected within the column
+    p_value: float  # Holm-corrected within the column
     distinct: bool
 
 
@@ -103,10 +103,10 @@ class Cell:
     best: bool = False
     tied: bool = False  # not distinguishable from the best
     claims: tuple[Claim, ...] = ()
-    beside: Beside | None = None  # both whole, with the same seeds, three at least
+    beside: Beside | None = None  # both whole, with three seeds at least
     # split -> readout -> accuracy in percent, over the ok seeds
     readouts: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
-    # name of a measure -> mean over the ok seeds that have it; seconds, bytes, images/s, FLOPs
+    # name of a measure -> median over the ok seeds that have it; seconds, bytes, images/s, FLOPs
     cost: Mapping[str, float] = field(default_factory=dict)
     audit: Mapping[str, Any] = field(default_factory=dict)  # see suites/auditing/measure.py
     speed: Mapping[str, Any] = field(default_factory=dict)  # see suites/costs/measure.py

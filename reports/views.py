@@ -37,7 +37,7 @@ COSTS = (
     ("peak_reserved_bytes", "device memory reserved, MiB", 2**20),
 )
 _COUNTED = ("n_params", "n_params_aux", "passes_per_prediction")
-_ACCURACIES, _LOSSES, _COSTS = "Accuracy", "Loss", "Cost, means over the ok seeds"
+_ACCURACIES, _LOSSES, _COSTS = "Accuracy", "Loss", "Cost, medians over the ok seeds"
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,10 @@ def views(table: Table) -> list[View]:
             View(
                 _ACCURACIES,
                 f"Difference from {control.label}",
-                f"Difference from {control.label} with the same seeds, in percentage points: mean "
-                "± half-width of its 95 % Student-t interval; * where a paired t test tells the "
-                "two apart (5 %, Holm-corrected within the column, not for other columns).",
+                f"Difference from {control.label}, in percentage points: mean ± half-width of its "
+                "95 % Student-t interval, of pairs where both have the same seeds (Welch's "
+                "otherwise); * where a t test tells the two apart (5 %, Holm-corrected within the "
+                "column, not for other columns).",
                 _entries(table, _difference),
             )
         )
@@ -87,7 +88,8 @@ def views(table: Table) -> list[View]:
     for name, heading, divisor in COSTS:
         label = heading[0].upper() + heading[1:]
         entries = _entries(table, partial(_cost, name, divisor))
-        note = f"{label}." if table.kind == "cost" else f"{label}; of cells that ran side by side."
+        beside = "" if table.kind == "cost" else "; other cells may have run beside it"
+        note = f"{label}{beside}."
         found.append(View(_COSTS, label, note, entries))
     return [found[0], *(view for view in found[1:] if view.entries)]
 

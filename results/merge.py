@@ -64,12 +64,14 @@ class Outcome:
 
     Attributes:
         added: records that INTO did not have; known: those that it had already.
-        conflicts, replaced, plans, unreadable: one line each, for people.
+        conflicts, repeated, replaced, plans, unreadable: one line each, for people. Cells that were
+            run twice with the same numbers are repeated, and no conflict.
     """
 
     added: int = 0
     known: int = 0
     conflicts: list[str] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
     plans: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
@@ -236,7 +238,9 @@ def _merge_cell(
     outcome.added += len(decision.kept) + (decision.current is not None)
     current = next((file for file in there if file.kind == CURRENT), None)
     if decision.rivals:
-        outcome.conflicts.append(_conflict_text(decision.rivals))
+        first, *others = (file.record["metrics"] for file in decision.rivals)
+        told = outcome.repeated if all(m == first for m in others) else outcome.conflicts
+        told.append(_conflict_text(decision.rivals))
     elif current and decision.current:
         text = f"{_name(current.record)}: {_result(current.record)}"
         outcome.replaced.append(f"{text}, by {_result(decision.current.record)}")
@@ -359,7 +363,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return refuse(str(error))
     for line in outcome.unreadable:
         warn(f"not read: {line}")
-    for what, lines in (("conflict", outcome.conflicts), ("replaced", outcome.replaced),
+    for what, lines in (("conflict", outcome.conflicts), ("run twice", outcome.repeated),
+                        ("replaced", outcome.replaced),
                         ("note", outcome.plans)):  # fmt: skip
         for line in lines:
             print(f"{what}: {one_line(line)}")

@@ -136,8 +136,10 @@ def start(args: argparse.Namespace, command: str, resolve: options.Resolve, repo
         check_workers(args.workers, request.suite)
         store = Store(args.results_dir)
         if args.dry_run:
-            todo = {wanted.cell.key for wanted in options.remaining(request, store)[0]}
-            show_dry_run(console, request, todo)
+            todo, n_stale = options.remaining(request, store)
+            show_dry_run(console, request, {wanted.cell.key for wanted in todo})
+            if n_stale:
+                console.print(options.STALE.format(n_stale), highlight=False)
             return 0
         options.check_writable(store, args.report_dir)
         options.check_data(request, store, args.data_dir, args.download, args.fresh)

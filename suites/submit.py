@@ -122,6 +122,8 @@ def prepare(
     sweep = Sweep(store, request.suite.name, jobs, where, args.plugin)
     if args.dry_run:
         show_dry_run(console, request, {wanted.cell.key for wanted in todo})
+        if n_stale:
+            console.print(options.STALE.format(n_stale), highlight=False)
         queued = sweep.queued() if queue.here() else set()
         left = [job for key, job in sweep.unfinished().items() if key not in queued]
         n_jobs = len(list(packs(left, where)))

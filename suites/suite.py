@@ -101,12 +101,21 @@ class Suite:
 
 
 def rows_of(methods: Iterable[str | Row]) -> list[Row]:
-    """The rows that methods give: one, or one per variant."""
+    """The rows that methods give: one, or one per variant.
+
+    Raises:
+        RequestError: a method that is not known, as where a suite names one of a plugin.
+    """
     rows = []
     for name in methods:
         if isinstance(name, Row):
             rows.append(name)
             continue
+        if name not in METHODS:
+            raise RequestError(
+                f"method {name!r} of this suite is not known: a method of your own needs --plugin "
+                "FILE.py"
+            )
         cls = METHODS[name]
         if not cls.variants:
             rows.append(Row(name, cls.label, name, {}))

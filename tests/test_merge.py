@@ -108,7 +108,9 @@ def test_of_two_runs_of_a_cell_the_newest_counts_and_both_are_told(
 
 def test_conflicts_say_what_they_mean(tmp_path: Path) -> None:
     same = store_of(tmp_path / "a", record()), store_of(tmp_path / "b", record(hour=11))
-    (line,) = merge(same, Store(tmp_path / "c")).conflicts
+    outcome = merge(same, Store(tmp_path / "c"))
+    (line,) = outcome.repeated  # which is no conflict
+    assert not outcome.conflicts
     assert "the same numbers" in line and "different sources" not in line
     other = store_of(tmp_path / "d", record(hour=9, code_sha="1", status="diverged"))
     (line,) = merge([*same, other], Store(tmp_path / "e")).conflicts
@@ -415,7 +417,7 @@ def test_a_dry_run_tells_all_and_does_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     a = store_of(tmp_path / "a", record(0), record(1), record(2, "failed"))
-    into = store_of(tmp_path / "into", record(0, hour=11))
+    into = store_of(tmp_path / "into", record(0, hour=11, status="diverged"))
     before = snapshot(tmp_path)
     assert main([str(a.root), "--into", str(into.root), "--dry-run"]) == 1
     said = capsys.readouterr().out
