@@ -17,6 +17,7 @@ import torch
 
 from methods import METHODS, Method
 from methods.base import resolve_config
+from reports.formatting import plural
 from results.store import Plan
 from results.tuned import Chosen, Tuned
 from suites.engine.architectures import ARCHITECTURES
@@ -385,10 +386,10 @@ def _changes(
     told = [
         text
         for text, differs in (
-            (f"{changed.get('epochs')} epochs", "epochs" in changed),
+            (plural(changed.get("epochs", 0), "epoch"), "epochs" in changed),
             (str(changed.get("precision")), "precision" in changed),
             (", ".join(changed.get("execution", ())), "execution" in changed),
-            (f"{seeds} seeds", seeds not in (None, profile.seeds)),
+            ("" if seeds is None else plural(seeds, "seed"), seeds not in (None, profile.seeds)),
             (f"from {', '.join(of_transfer.sources)}", of_transfer.sources),
             (f"fine-tuning {', '.join(of_transfer.tunings)}", of_transfer.tunings),
             (f"weights of a file with SHA-256 {of_transfer.weights}…", of_transfer.weights),

@@ -32,7 +32,7 @@ from suites.suite import RequestError, Suite
 EXAMPLES = """\
 examples:
   python -m suites.run table1
-      the default: profile `quick`, embedded data, about three minutes on two CPU cores
+      the default: profile `quick`, embedded data, about five minutes on two CPU cores
   python -m suites.run table1 --methods hff ff --seeds 5
       two methods only, five seeds; what is on record already is not trained again
   python -m suites.run table1 --profile standard --datasets mnist --data-dir ~/data --download

@@ -1,6 +1,6 @@
 """Table 1: test accuracy of every method, by dataset and architecture.
 
-python -m suites.run table1                       quick: digits, 2 CPU cores, about 3 minutes
+python -m suites.run table1                       quick: digits, 2 CPU cores, about 5 minutes
 python -m suites.run table1 --profile standard    MNIST to CIFAR-100, one GPU, hours
 python -m suites.run table1 --profile paper       the longest published budgets, days
 

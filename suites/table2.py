@@ -1,6 +1,6 @@
 """Table 2: what each method costs, timed against backprop on the same network.
 
-python -m suites.run table2                       three minutes on 2 CPU cores
+python -m suites.run table2                       four minutes on 2 CPU cores
 python -m suites.run table2 --profile standard    one GPU, an hour
 
 Images are noise, so it runs anywhere; what is timed, and how, stands in suites/costs/measure.py.
