@@ -64,14 +64,26 @@ def built(
     if published is None:
         from results.published import published
     try:
-        with without_collector():
-            table = read(suite, store, published, plan)
-            for line in table.set_aside:
-                warn(f"not read: {line}")
-            command = again(suite, store.root, Path(out_dir), aligned)
-            return table, write(table, Path(out_dir), command, aligned)
+        return _built(suite, store, Path(out_dir), published, plan, aligned)
     except OSError as error:
         raise _unusable(error) from error
+
+
+def _built(
+    suite: str,
+    store: Store,
+    out_dir: Path,
+    published: Lookup | None,
+    plan: Plan | None,
+    aligned: bool,
+) -> tuple[Table, list[Path]]:
+    """Raises ReportError, OSError."""
+    with without_collector():
+        table = read(suite, store, published, plan)
+        for line in table.set_aside:
+            warn(f"not read: {line}")
+        command = again(suite, store.root, out_dir, aligned)
+        return table, write(table, out_dir, command, aligned)
 
 
 def build_all(
@@ -101,12 +113,7 @@ def build_all(
         out_dir.mkdir(parents=True, exist_ok=True)
         for suite in suites:
             try:
-                with without_collector():
-                    table = read(suite, store, published)
-                    for line in table.set_aside:
-                        warn(f"not read: {line}")
-                    command = again(suite, store.root, out_dir, aligned)
-                    written = write(table, out_dir, command, aligned)
+                table, written = _built(suite, store, out_dir, published, None, aligned)
                 entries.append(site.entry_of(table, written))
                 paths += written
             except ReportError as error:
@@ -189,12 +196,14 @@ def write(table: Table, out_dir: Path, command: str = "", aligned: bool = False)
     folder.mkdir(parents=True, exist_ok=True)
     if table.kind == KIND:
         return tuning_page.write(table, folder, command)
+    tex, short = latex.render(table, aligned), frame.to_short_csv(table)
+    in_page = {f"{suite}.tex": tex, f"{suite}-table.csv": short}
     texts = {
-        "index.html": html.render(table, command, aligned),
-        f"{suite}.tex": latex.render(table, aligned),
+        "index.html": html.render(table, command, in_page),
+        f"{suite}.tex": tex,
         f"{suite}-standalone.tex": latex.render_standalone(table, aligned),
         f"{suite}.csv": frame.to_csv(table),
-        f"{suite}-table.csv": frame.to_short_csv(table),
+        f"{suite}-table.csv": short,
     }
     if costs := latex.render_costs(table):
         texts[f"{suite}-costs.tex"] = costs

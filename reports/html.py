@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -33,8 +34,6 @@ from reports.formatting import (
     signed,
     when,
 )
-from reports.frame import to_short_csv
-from reports.latex import render as render_latex
 from reports.summary import Summary, summarise
 from reports.table import TOP5, Cell, Claim, Column, Row, Run, Table
 from reports.views import COSTS, Entry, View, as_json, cost, views
@@ -45,12 +44,13 @@ MOST_TEXTS = 5  # of errors and names of logs, in one line of the failures
 _STATES = {"unsupported": "not supported", "oom": "out of memory"}
 
 
-def render(table: Table, again: str = "", aligned: bool = False) -> str:
+def render(table: Table, again: str = "", downloads: Mapping[str, str] | None = None) -> str:
     """The whole page as text.
 
     Args:
         again: the command that builds it again.
-        aligned: the LaTeX that can be downloaded is that with the columns of siunitx.
+        downloads: name of a file beside the page -> its text, which is put into the page as well
+            where it is small enough.
     """
     # a page about the audit alone, or about costs: nothing was trained
     audited = table.plan["headline"]["split"] == "audit"
@@ -105,7 +105,7 @@ def render(table: Table, again: str = "", aligned: bool = False) -> str:
         filters=_filters(table),
         summary=summary,
         profile=_profile(table, summary),
-        downloads=_downloads(table, aligned),
+        downloads=_embedded(downloads or {}),
         failures=_failures(table),
         stale=_stale(table),
         unsupported=[
@@ -235,15 +235,12 @@ def _drawn(panels: list[Panel]) -> list[Panel]:
     return [replace(panel, svg=Markup(panel.svg)) for panel in panels]
 
 
-def _downloads(table: Table, aligned: bool) -> list[tuple[str, str, str]]:
-    """(what it is, name of the file, address): inside the page where it is small enough."""
-    suite = str(table.plan["suite"])
+def _embedded(files: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """(what it is, name of the file, address within the page), of those that are small enough."""
     found = []
-    for what, name, text in (
-        ("LaTeX", f"{suite}.tex", render_latex(table, aligned)),
-        ("CSV", f"{suite}-table.csv", to_short_csv(table)),
-    ):
+    for name, text in files.items():
         if len(text) <= MOST_EMBEDDED:
+            what = {"tex": "LaTeX", "csv": "CSV"}[name.rpartition(".")[2]]
             coded = base64.b64encode(text.encode()).decode()
             found.append((f"this table as {what}", name, f"data:text/plain;base64,{coded}"))
     return found
