@@ -1,7 +1,7 @@
 """Tuned hyper-parameters: the values that `suites.tune` chose, each with where it comes from.
 
-One JSON file holds those of one suite. `tuned/<suite>.json`, where there is one, is what a suite's
-profiles take that ask for tuned values; a user's own has the same form.
+One JSON file holds those of one suite. `tuned/<suite>-<profile>.json`, where there is one, is what
+a profile takes that asks for tuned values; a user's own has the same form.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def for_suite(path: Path, suite: str) -> Tuned:
     return found
 
 
-def committed(suite: str) -> Tuned | None:
+def committed(suite: str, profile: str) -> Tuned | None:
     """The values that come with this version, or None. Raises TunedError."""
-    path = FOLDER / f"{suite}.json"
+    path = FOLDER / f"{suite}-{profile}.json"
     return for_suite(path, suite) if path.exists() else None

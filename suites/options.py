@@ -275,7 +275,7 @@ def tuned_values(wanted: str | None, suite: Suite, profile_name: str) -> Tuned |
     """
     if wanted is None:
         profile = suite.profiles.get(profile_name)
-        found = tuned.committed(suite.name) if profile and profile.tuned else None
+        found = tuned.committed(suite.name, profile_name) if profile and profile.tuned else None
     else:
         if suite.kind != "train":
             raise RequestError(f"--tuned is for training, which {suite.name!r} is not about")

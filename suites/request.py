@@ -248,8 +248,13 @@ def _tuned_values(tuned: Tuned | None, row: Row, dataset: str, architecture: str
 def _of_tuning(values: Chosen, row: Row, column: str, protocol: Protocol) -> dict[str, Any]:
     """What the page tells of tuned values: which, by how many points, what has changed since."""
     since = []
-    if values.protocol != protocol.as_dict():
-        since.append("under another protocol")
+    here = protocol.as_dict()
+    differ = sorted(
+        name for name in {**values.protocol, **here} if values.protocol.get(name) != here.get(name)
+    )
+    if differ:
+        changes = (f"{n} {values.protocol.get(n)}, here {here.get(n)}" for n in differ)
+        since.append(f"under another protocol ({'; '.join(changes)})")
     if values.method_version != METHODS[row.method].version:
         since.append("for another version of the method")
     return {

@@ -57,7 +57,7 @@ class Profile:
         folder: "64px-jpeg" for the class folder that --data-dir names, at this size, in place of
             datasets; where none is named, one of handwritten digits is made.
         tuned: whether the values that `suites.tune` chose, and that come with this version
-            (results/tuned/<suite>.json), go over the settings where there are some.
+            (results/tuned/<suite>-<profile>.json), go over the settings where there are some.
     """
 
     note: str
@@ -101,27 +101,35 @@ class Suite:
 
 
 def rows_of(methods: Iterable[str | Row]) -> list[Row]:
-    """The rows that methods give: one, or one per variant.
+    """The rows that methods give: one, or one per variant. The id of a variant's row gives that.
 
     Raises:
         RequestError: a method that is not known, as where a suite names one of a plugin.
     """
-    rows = []
+    rows: list[Row] = []
     for name in methods:
         if isinstance(name, Row):
             rows.append(name)
-            continue
-        if name not in METHODS:
+        elif name in METHODS:
+            rows += _rows_of_method(name)
+        elif one := [row for m in METHODS for row in _rows_of_method(m) if row.id == name]:
+            rows += one
+        else:
             raise RequestError(
                 f"method {name!r} of this suite is not known: a method of your own needs --plugin "
                 "FILE.py"
             )
-        cls = METHODS[name]
-        if not cls.variants:
-            rows.append(Row(name, cls.label, name, {}))
-        for suffix, settings in cls.variants.items():
-            rows.append(Row(f"{name}-{suffix}", f"{cls.label} ({suffix})", name, settings))
     return rows
+
+
+def _rows_of_method(name: str) -> list[Row]:
+    cls = METHODS[name]
+    if not cls.variants:
+        return [Row(name, cls.label, name, {})]
+    return [
+        Row(f"{name}-{suffix}", f"{cls.label} ({suffix})", name, settings)
+        for suffix, settings in cls.variants.items()
+    ]
 
 
 def choose(kind: str, wanted: Sequence[str] | None, known: Sequence[str]) -> list[str]:

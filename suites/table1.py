@@ -1,10 +1,11 @@
 """Table 1: test accuracy of every method, by dataset and architecture.
 
 python -m suites.run table1                       quick: digits, 2 CPU cores, about 5 minutes
+python -m suites.run table1 --profile small       MNIST and Fashion-MNIST, 2 CPU cores, hours
 python -m suites.run table1 --profile standard    MNIST to CIFAR-100, one GPU, hours
 python -m suites.run table1 --profile paper       the longest published budgets, days
 
-`standard` takes the settings that suites.tune chose where results/tuned/table1.json has some.
+`small` and `standard` take the settings that suites.tune chose, where results/tuned/ has some.
 """
 
 from __future__ import annotations
@@ -14,6 +15,16 @@ from suites.suite import Profile, Suite, digits
 
 # Only what may be mirrored is: a mirrored digit or letter is another one, or none.
 AUGMENTATION = {"cifar10": "crop4+flip", "cifar100": "crop4+flip", "svhn": "crop4"}
+
+# What the profile `small` can afford on two CPU cores: of a method with variants, one.
+SMALL_EPOCHS = 2
+ONE_OF_EACH = (
+    *("backprop", "deep-supervision"),
+    *("hff", "mono-forward", "mono-forward-cosine", "greedy-predsim", "layerwise-k3", "decoupled"),
+    *("ff", "ff-conv-fourier", "cwcomp", "pepita", "cafo"),
+    *("noprop", "noprop-ct", "noprop-fm", "noprop-backprop"),
+    *("fa", "usf", "dfa", "ccl", "softhebb"),
+)
 
 
 def standard(dataset: str, architecture: str) -> Protocol:
@@ -47,6 +58,15 @@ SUITE = Suite(
                 *("backprop", "deep-supervision", "hff", "mono-forward", "greedy"),
                 *("ff", "noprop", "dfa"),
             ),
+        ),
+        "small": Profile(
+            note="Grey images and small networks under one short budget.",
+            datasets=("mnist", "fashion-mnist"),
+            architectures=("mlp-2x500", "cnn-small"),
+            seeds=5,
+            protocol=lambda dataset, architecture: Protocol(epochs=SMALL_EPOCHS),
+            methods=ONE_OF_EACH,
+            tuned=True,
         ),
         "standard": Profile(
             note="Four datasets under one budget.",

@@ -51,7 +51,7 @@ examples:
   python -m suites.run table1 --tuned reports/out/table1{TUNING}/{FILE}
       the table with the chosen settings
   python -m suites.tune table1 --profile standard --data-dir ~/data --points 16 \\
-          --write results/tuned/table1.json
+          --write results/tuned/table1-standard.json
       tunes on real data; `standard` of table1 takes the settings from that file by itself
   python -m reports.build table1{TUNING}
       the page again, from what is on record by now

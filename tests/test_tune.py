@@ -510,7 +510,7 @@ def test_a_table_takes_a_file_of_settings(tmp_path: Path) -> None:
     assert [t["points"] for t in request.plan["tuned"]] == [2, 2]
     assert [t["since"] for t in request.plan["tuned"]] == [[], []]
     shorter = run_request(*FEW, "--tuned", str(path), "--epochs", "3")
-    assert shorter.plan["tuned"][0]["since"] == ["under another protocol"]
+    assert shorter.plan["tuned"][0]["since"] == ["under another protocol (epochs 2, here 3)"]
     # the audit of a rule is made once, whatever its rates
     assert request.plan["audits"] == run_request(*FEW).plan["audits"]
 
@@ -529,7 +529,7 @@ def test_standard_takes_the_committed_settings(
     assert "default settings" in without.plan["profile_note"]
     entry = tuned.read(tuned_file(tmp_path)).entries[1]
     entry = dataclasses.replace(entry, dataset="mnist", architecture="mlp-3x1000")
-    tuned.write(tmp_path / "table1.json", tuned.Tuned("table1", (entry,)))
+    tuned.write(tmp_path / "table1-standard.json", tuned.Tuned("table1", (entry,)))
     taken = {w.row + w.cell.dataset: w.cell for w in run_request(*STANDARD).wanted}
     assert taken["hffmnist"].config["lr"] == entry.settings["lr"] != 1e-3
     assert taken["hfffashion-mnist"].config["lr"] == taken["backpropmnist"].config["lr"] == 1e-3
