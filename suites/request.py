@@ -196,6 +196,7 @@ def expand(
         )
     # seed by seed, so that an unfinished sweep already shows every method
     wanted.sort(key=lambda w: w.cell.seed)
+    untrained = {w.row for w in wanted} - {w.row for w in wanted if w.cell.protocol.epochs}
     plan: Plan = {
         "schema": 1,
         "suite": suite.name,
@@ -209,7 +210,9 @@ def expand(
         "headline": dict(suite.headline),
         "kind": suite.kind,
         "top5": suite.top5,
-        "rows": [_describe(row, suite.kind) for row in rows],
+        "rows": [
+            _describe(row, suite.kind) | (UNTRAINED if row.id in untrained else {}) for row in rows
+        ],
         "columns": [place.column for place in places],
         "cells": [
             {
@@ -448,6 +451,13 @@ def why_not(
             f"method {cls.name!r} cannot be asked whether it can train {architecture} "
             f"({type(error).__name__}: {error}); `python -m suites.check` helps to find out why"
         ) from error
+
+
+# of a row that has no epoch anywhere: what its method says of learning is not about it
+UNTRAINED = {
+    "source": "", "local": None, "feedback": "", "equations": "", "differs": [],
+    "description": "The initial weights, without any training on the source.",
+}  # fmt: skip
 
 
 def _describe(row: Row, kind: Kind) -> dict[str, Any]:
