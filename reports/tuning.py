@@ -5,6 +5,7 @@ Of the records only what the validation split says is looked at.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from reports.table import ACCIDENTS, Column, Row, Run, Table
 from results.store import Plan
 
 COUNTED = ("ok", "diverged", "failed", "missing")
+EDGE = 0.1  # of a range: a value this near to an end calls for a wider range
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,45 @@ class Tuning:
         before = self.untuned.run.value
         best = self.best.run.value if self.best else None
         return None if before is None or best is None else best - before
+
+    @cached_property
+    def edges(self) -> list[str]:
+        """Where the best value is in the outer tenth of a range: "lr near the low end"."""
+        found = []
+        for name, values in self.space.items() if self.best else ():
+            if values["scale"] == "choice":
+                continue
+            u = _coordinate(self.best.settings[name], values)  # type: ignore[union-attr]
+            if not EDGE <= u <= 1 - EDGE:
+                found.append(f"{label(name)} near the {'low' if u < EDGE else 'high'} end")
+        return found
+
+    @cached_property
+    def standard_error(self) -> float | None:
+        """Percentage points by which the best accuracy is uncertain, for its number of images."""
+        record = self.best.run.record if self.best else None
+        if self.best is None or self.best.run.value is None or record is None:
+            return None
+        n = (record["metrics"].get("val") or {}).get(self.row.readout, {}).get("n")
+        share = self.best.run.value / 100
+        return 100 * math.sqrt(share * (1 - share) / n) if n else None
+
+    @cached_property
+    def n_level(self) -> int:
+        """How many other points are within one standard error of the best."""
+        values = [p.run.value for p in self.points if p is not self.best]
+        if self.best is None or self.best.run.value is None or self.standard_error is None:
+            return 0
+        least = self.best.run.value - self.standard_error
+        return sum(value is not None and value >= least for value in values)
+
+
+def _coordinate(value: float, values: Mapping[str, Any]) -> float:
+    """Where in a range a value lies by the range's scale: 0 at its low end, 1 at the other."""
+    low, high = values["low"], values["high"]
+    if values["scale"] == "log":
+        return math.log(value / low) / math.log(high / low) if value > 0 else -math.inf
+    return (value - low) / (high - low)
 
 
 def tunings(table: Table) -> list[Tuning]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ from reports.tuning import (
     tunings,
 )
 from results.files import write_atomically
+from results.store import Plan
 
 LEAST_SPAN = 1.0  # percentage points on an axis: on less, chance would look large
 SPREAD = 4.0  # times the distance from the best to the middle is drawn; the rest lies at the foot
@@ -56,12 +58,18 @@ def render(table: Table, again: str = "") -> str:
     environment = pages.environment()
     environment.filters |= {"signed": signed, "when": when, "name": label, "value": setting_text,
                             "range": range_text, "settings": settings_text}  # fmt: skip
-    environment.globals |= {"plural": plural, "value_of": _value_text, "anchor": anchor}
+    environment.globals |= {
+        "plural": plural,
+        "value_of": _value_text,
+        "anchor": anchor,
+        "notes": _notes,
+    }
     groups = [(c, [t for t in found if t.column.id == c.id]) for c in table.columns]
     return environment.get_template("tuning.html.j2").render(
         plan=table.plan,
         newest=table.newest,
         again=again,
+        chosen=_with_chosen(table.plan),
         n_points=table.plan["tuning"]["points"],
         verdict=_verdict(found),
         groups=[(column, _protocol(column), lines) for column, lines in groups if lines],
@@ -100,6 +108,24 @@ def _spaces(found: Sequence[Tuning]) -> list[tuple[str, list[tuple[str, str, str
             [(label(f), range_text(r), setting_text(untuned[f])) for f, r in tuning.space.items()],
         )
     return list(spaces.items())
+
+
+def _notes(tuning: Tuning) -> list[str]:
+    """What to know of the chosen settings before trusting them."""
+    notes = ["as untuned"] * (tuning.best is tuning.untuned)
+    if tuning.n_level and tuning.standard_error:
+        points = plural(tuning.n_level, "other point")
+        notes.append(f"{points} level with it (standard error {tuning.standard_error:.2f})")
+    return notes + [f"{edge} of its range" for edge in tuning.edges]
+
+
+def _with_chosen(plan: Plan) -> str:
+    """The command that makes the table with the chosen settings, or ''."""
+    about = plan["tuning"]
+    if not about.get("file"):
+        return ""
+    words = [about["of"], "--profile", plan["profile"], "--tuned", about["file"]]
+    return shlex.join(["python", "-m", "suites.run", *words])
 
 
 def _value_text(point: Point | None) -> str:

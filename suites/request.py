@@ -454,7 +454,7 @@ def why_not(
 
 
 # of a row that has no epoch anywhere: what its method says of learning is not about it
-UNTRAINED = {
+UNTRAINED: dict[str, Any] = {
     "source": "", "local": None, "feedback": "", "equations": "", "differs": [],
     "description": "The initial weights, without any training on the source.",
 }  # fmt: skip

@@ -119,7 +119,7 @@ def resolve(
     untuned = options.expanded(
         args, dataclasses.replace(suite, profiles=profiles), command, extra_methods, device
     )
-    return tried(untuned, args.points)
+    return tried(untuned, args.points, target(args, suite))
 
 
 def target(args: argparse.Namespace, suite: Suite) -> Path:
@@ -143,8 +143,11 @@ def check_file(path: Path, suite: Suite, asked: bool) -> None:
         raise RequestError(f"--write {path}: there is no folder {path.parent} to write to")
 
 
-def tried(untuned: Request, n_points: int) -> Request:
+def tried(untuned: Request, n_points: int, file: Path) -> Request:
     """The request for n points of each place that a request has one cell for.
+
+    Args:
+        file: where the chosen settings will go, for the page.
 
     Raises:
         RequestError: a method declares no search space, or there is nothing to choose by.
@@ -199,7 +202,12 @@ def tried(untuned: Request, n_points: int) -> Request:
         "kind": KIND,
         "headline": dict(suite.headline),
         "cells": cells,
-        "tuning": {"of": untuned.suite.name, "points": n_points, "spaces": spaces},
+        "tuning": {
+            "of": untuned.suite.name,
+            "points": n_points,
+            "spaces": spaces,
+            "file": str(file),
+        },
         "audits": [],
         "comparisons": [],
     }

@@ -16,7 +16,8 @@ from methods import METHODS, PluginError, load_builtin, load_file
 from methods.base import resolve_config
 from methods.space import Choice, LogUniform, Range, Uniform
 from reports import build as reports
-from reports.tuning import Tuning, tunings
+from reports.table import Column, Row, Run
+from reports.tuning import Point, Tuning, tunings
 from reports.tuning_page import limits
 from results import tuned
 from results.store import Store
@@ -510,7 +511,7 @@ def test_a_table_takes_a_file_of_settings(tmp_path: Path) -> None:
     assert [t["points"] for t in request.plan["tuned"]] == [2, 2]
     assert [t["since"] for t in request.plan["tuned"]] == [[], []]
     shorter = run_request(*FEW, "--tuned", str(path), "--epochs", "3")
-    assert shorter.plan["tuned"][0]["since"] == ["under another protocol (epochs 2, here 3)"]
+    assert shorter.plan["tuned"][0]["since"] == ["under another protocol (epochs 30, here 3)"]
     # the audit of a rule is made once, whatever its rates
     assert request.plan["audits"] == run_request(*FEW).plan["audits"]
 
@@ -608,6 +609,40 @@ def test_the_page_of_a_tuning(tmp_path: Path) -> None:
     assert "12.34" not in page and "http" not in page.replace("http://www.w3.org", "")
     line = (tmp_path / "p/table1-tune/table1-tune.csv").read_text().splitlines()[2]
     assert line.startswith("backprop,backprop,digits,mlp-2x500,1,ok,,False,95.0,True,")
+
+
+def made_up(values: list[float], rates: list[float], n: int = 100) -> Tuning:
+    """One tuning of a rate between 1e-4 and 1, judged by n validation images."""
+    tried = [
+        Point(i, {"lr": rate, "k": 1}, Run("0", 0, "ok", None, value, False, {
+            "metrics": {"val": {"last": {"n": n}}}}))
+        for i, (value, rate) in enumerate(zip(values, rates, strict=True))
+    ]  # fmt: skip
+    row = Row("hff", "HFF", "hff", "", "last", ("last",), True, "", "", "", ())
+    column = Column("c", "digits", "mlp-2x500", "mlp-2x500", {})
+    space = {"lr": LogUniform(1e-4, 1.0).as_dict(), "k": Choice(1, 2).as_dict()}
+    return Tuning(row, column, tuple(tried), space)
+
+
+def test_what_chance_chose_and_what_lies_at_an_end_is_said() -> None:
+    # of 100 images 90 % has a standard error of 3 points
+    near = made_up([90.0, 87.1, 86.9, 80.0], [1e-4, 1e-3, 1e-2, 1.0])
+    assert near.standard_error == pytest.approx(3.0) and near.n_level == 1
+    assert near.edges == ["lr near the low end"]
+    exact = made_up([90.0, 87.1], [0.41, 0.3], n=10_000)
+    assert exact.n_level == 0 and exact.edges == ["lr near the high end"]
+    assert made_up([90.0, 89.0], [0.39, 0.3]).edges == []  # nine tenths of the range, just not
+    assert made_up([90.0, 89.0], [10.0, 0.3]).edges  # untuned settings may lie outside
+    low = made_up([100.0, 99.0], [0.01, 0.3])
+    assert low.standard_error == 0.0 and low.n_level == 0
+
+
+def test_the_page_leads_to_the_table_with_the_chosen_settings(tmp_path: Path) -> None:
+    path = tuned_file(tmp_path)
+    page = page_of(Store(tmp_path / "r"), tmp_path)
+    assert f"python -m suites.run table1 --profile quick --tuned {path}" in page
+    capped = run_request(*FEW, "--tuned", str(path))
+    assert [t["points"] for t in capped.plan["tuned"]] == [2, 2]
 
 
 def test_the_page_is_built_again_from_what_is_stored(
