@@ -70,7 +70,7 @@ SUITE = Suite(
             note="Grey images and small networks under one short budget; NoProp-CT and -FM "
             "predict in 100 steps, not in 1000.",
             datasets=("mnist", "fashion-mnist"),
-            architectures=("mlp-2x500", "cnn-small"),
+            architectures=("mlp-2x500", "cnn-tiny"),
             seeds=5,
             protocol=lambda dataset, architecture: Protocol(epochs=SMALL_EPOCHS),
             settings=fewer_steps,

@@ -263,6 +263,12 @@ ARCHITECTURES = Registry(
     (
         *filter(None, map(stack, STACKS)),
         Architecture(
+            "cnn-tiny",
+            "conv 16, pool, conv 32, pool, dense 128: what CPUs train in seconds",
+            _convolutions([16, "P", 32, "P"], dense=(128,)),
+            min_size=4,
+        ),
+        Architecture(
             "cnn-small",
             "conv 32, pool, conv 64, conv 128, pool, dense 256 (the image encoder of NoProp)",
             _convolutions([32, "P", 64, 128, "P"], dense=(256,)),
