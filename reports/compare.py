@@ -21,14 +21,17 @@ from results.files import write_atomically
 SUFFIXES = (".html", ".csv")
 
 
-def read(a: str, b: str, suite: str | None = None) -> Comparison:
+def read(a: str, b: str, suite: str | None = None, cells_of: str | None = None) -> Comparison:
     """The comparison of two sides, "DIR" or "DIR@COMMIT".
+
+    Args:
+        cells_of: "A" or "B", whose plan says which cells are compared; None: each has its own.
 
     Raises:
         CompareError: the sides cannot be compared; one line that says why.
     """
     try:
-        sides = aligned(source_of("A", a), source_of("B", b), suite)
+        sides = aligned(source_of("A", a), source_of("B", b), suite, cells_of)
     except OSError as error:
         raise CompareError(f"cannot read: {trouble(error)}") from error
     comparison = compare(*sides)
@@ -90,6 +93,11 @@ def _parser() -> argparse.ArgumentParser:
         "--suite", metavar="NAME", help="the suite to compare (default: the one both have)"
     )
     parser.add_argument(
+        "--cells-of", choices=("A", "B"), metavar="A|B",
+        help="compare the very cells that this side asked for last, where both have them; for a "
+        "folder that holds several requests (default: what each side asked for last)",
+    )  # fmt: skip
+    parser.add_argument(
         "--out", type=Path, action="append", default=[], metavar="FILE",
         help="also write a page (.html) or all numbers (.csv); may be given twice",
     )  # fmt: skip
@@ -105,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise CompareError(f"--out {path}: the name ends in {' or '.join(SUFFIXES)}")
             if not path.parent.is_dir():
                 raise CompareError(f"--out {path}: there is no folder {path.parent}")
-        comparison = read(args.a, args.b, args.suite)
+        comparison = read(args.a, args.b, args.suite, args.cells_of)
         for side in (comparison.a, comparison.b):
             for line in side.unreadable:
                 warn(f"not read: {line}")

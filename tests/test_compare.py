@@ -23,7 +23,7 @@ from reports.compare import main, read
 from reports.comparing import page as comparison_page
 from reports.comparing import text as comparison_text
 from reports.comparing.alignment import CompareError
-from reports.comparing.comparison import Comparison, Pair
+from reports.comparing.comparison import Comparison, Pair, notes
 from reports.differences import Difference, difference, hedges, holm_adjusted, paired, welch
 from results.record import cell_key
 from results.store import Store
@@ -368,6 +368,24 @@ def test_a_plan_of_one_side_names_the_places_of_both(tmp_path: Path, swap: bool)
         "hff": "differs", "ff": "same bits", "dfa": f"only in {'A' if swap else 'B'}",
     }  # fmt: skip
     assert pair_of(found, "hff").name == "Hierarchical on digits/mlp"
+
+
+def test_a_folder_of_two_requests_is_compared_by_either(tmp_path: Path) -> None:
+    """B was asked for A's cells, and then for tuned ones: its latest plan is about those."""
+    default, tuned = three("hff", 95), three("hff", 97, lr=0.3)
+    a = str(filled(tmp_path / "a", plan_of(*default), default).root)
+    b = str(filled(tmp_path / "b", plan_of(*tuned), [*default, *tuned]).root)
+    found = read(a, b)
+    assert pair_of(found, "hff").shift == pytest.approx(2.0)
+    assert any("B also holds 3 cells of A's request" in note for note in notes(found))
+    same = read(a, b, cells_of="A")
+    assert verdicts(same) == {"hff": "same bits"}
+    assert not any("also holds" in note for note in notes(same))
+    with pytest.raises(CompareError, match="no cell is in both"):
+        read(a, b, cells_of="B")
+    unplanned = bare(tmp_path / "c", *default)
+    with pytest.raises(CompareError, match="--cells-of B: B has no plan of table1"):
+        read(a, unplanned, cells_of="B")
 
 
 def test_commits_of_one_folder_are_told_apart(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ class Side:
     table: Table
     unreadable: tuple[str, ...] = ()
     ignored: int = 0  # records of audits and costs, which need a plan to be read by
+    also: int = 0  # records of cells that the other side's plan asks for, and this one's does not
 
 
 def source_of(name: str, text: str) -> Source:
@@ -67,8 +68,13 @@ def source_of(name: str, text: str) -> Source:
     return Source(name, text, store, commit.lower())
 
 
-def aligned(a: Source, b: Source, suite: str | None = None) -> tuple[Side, Side]:
+def aligned(
+    a: Source, b: Source, suite: str | None = None, cells_of: str | None = None
+) -> tuple[Side, Side]:
     """Both sides in tables whose rows and columns have the same names for the same work.
+
+    Args:
+        cells_of: "A" or "B", whose plan says which cells are compared; None: each has its own.
 
     Raises:
         CompareError: there is nothing that could be compared, or it is not clear what.
@@ -84,6 +90,13 @@ def aligned(a: Source, b: Source, suite: str | None = None) -> tuple[Side, Side]
             except (PlanError, TypeError) as error:
                 where = (a if name == "A" else b).store.plans_dir / f"{suite}.json"
                 raise CompareError(f"{where}: {error}; ask for the suite again") from error
+        if cells_of and cells_of not in guides:
+            raise CompareError(
+                f"--cells-of {cells_of}: {cells_of} has no plan" + (f" of {suite}" if suite else "")
+            )
+        also = {} if cells_of else {s.name: _also(s, guides) for s in (a, b) if not s.commit}
+        if cells_of:
+            guides = dict.fromkeys("AB", guides[cells_of])
         if any(guide.get("kind") == KIND for guide in guides.values()):
             raise CompareError(
                 f"{suite} is a tuning, whose points are no seeds of one thing; compare what was "
@@ -97,15 +110,26 @@ def aligned(a: Source, b: Source, suite: str | None = None) -> tuple[Side, Side]
         one, other = both[0].plan, both[1].plan
         if not (one and other):
             one, other = _laid_out(both, suite, headlines[0])
-        return _side(both[0], one), _side(both[1], other)
+        return _side(both[0], one, also), _side(both[1], other, also)
 
 
-def _side(read: _Read, plan: Plan) -> Side:
+def _also(source: Source, guides: Mapping[str, Plan]) -> int:
+    """How many cells of the other side's plan are on record here, and not in the plan here."""
+    if len(guides) < 2:
+        return 0
+    here, there = guides[source.name], guides["B" if source.name == "A" else "A"]
+    others = {cell["key"] for cell in there["cells"]} - {cell["key"] for cell in here["cells"]}
+    with os.scandir(source.store.records_dir) as entries:
+        return sum(e.name.removesuffix(".json") in others for e in entries if is_record(e.name))
+
+
+def _side(read: _Read, plan: Plan, also: Mapping[str, int]) -> Side:
     try:
         table = build_table(plan, read.records)
     except PlanError as error:
         raise CompareError(f"{read.source.text}: {error}") from error
-    return Side(read.source, table, tuple(read.unreadable), read.ignored)
+    n = also.get(read.source.name, 0)
+    return Side(read.source, table, tuple(read.unreadable), read.ignored, n)
 
 
 def _plans(source: Source) -> dict[str, Plan]:

@@ -314,6 +314,12 @@ def notes(comparison: Comparison) -> list[str]:
                 f"{plural(side.ignored, 'record')} of audits or costs left out of "
                 f"{side.source.name}: those need the plan of their suite."
             )
+        if side.also:
+            other = "B" if side.source.name == "A" else "A"
+            found.append(
+                f"{side.source.name} also holds {plural(side.also, 'cell')} of {other}'s request, "
+                f"which its own latest one is not about: --cells-of {other} compares those."
+            )
     rates = sorted(pair.rate for pair in shared if pair.rate)
     if rates:
         middle = (rates[(len(rates) - 1) // 2] + rates[len(rates) // 2]) / 2
