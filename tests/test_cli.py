@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -204,3 +206,17 @@ def test_only_runs_the_cells_that_are_named_and_keeps_the_whole_table(
     assert error.value.code == 2
     assert "--only zzz: no cell of this request" in capsys.readouterr().err
     assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc to watch a process by")
+def test_ctrl_c_while_torch_is_imported_is_one_line() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "suites.run", "--list"], cwd=ROOT, text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    maps = Path(f"/proc/{process.pid}/maps")
+    while process.poll() is None and "libtorch" not in maps.read_text():
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[1] == "interrupted\n"
+    assert process.returncode == 130
