@@ -103,9 +103,10 @@ def _best(t: Tuning) -> str:
 def show_list(console: Console, suites: Mapping[str, Suite]) -> None:
     """Prints everything that can be named on the command line."""
     for suite in suites.values():
-        table = TextTable(title=f"suite {suite.name}: {suite.title}", title_justify="left")
-        for heading in ("profile", "datasets", "architectures", "seeds", "what for"):
-            table.add_column(heading)
+        table = _listed(
+            f"suite {suite.name}: {suite.title}",
+            ("profile", "datasets", "architectures", "seeds", "what for"),
+        )
         for name, profile in suite.profiles.items():
             table.add_row(
                 name, ", ".join(profile.datasets), ", ".join(profile.architectures),
@@ -115,26 +116,28 @@ def show_list(console: Console, suites: Mapping[str, Suite]) -> None:
         own = [row.id for row in rows_of(m for m in suite.methods if isinstance(m, Row))]
         if own:
             console.print(f"rows of its own: {', '.join(own)}\n", highlight=False)
-    table = TextTable(title="methods", title_justify="left")
-    for heading in ("--methods", "label", "readouts", "source"):
-        table.add_column(heading, overflow="fold")
+    table = _listed("methods", ("--methods", "label", "readouts", "source"))
     for row in rows_of(METHODS):
         cls = METHODS[row.method]
         table.add_row(row.id, row.label, ", ".join(cls.traits.readouts), cls.source)
     console.print(table)
-    table = TextTable(title="datasets", title_justify="left")
-    for heading in ("--datasets", "image", "classes", "where"):
-        table.add_column(heading)
+    table = _listed("datasets", ("--datasets", "image", "classes", "where"))
     for data in DATASETS.values():
         where = "embedded" if data.embedded else f"--data-dir DIR (DIR/{data.folder})"
         table.add_row(data.name, "x".join(map(str, data.shape)), str(data.n_classes), where)
     console.print(table)
-    table = TextTable(title="architectures", title_justify="left")
-    for heading in ("--architectures", "blocks"):
-        table.add_column(heading, overflow="fold")
+    table = _listed("architectures", ("--architectures", "blocks"))
     for architecture in ARCHITECTURES.values():
         table.add_row(architecture.name, architecture.description)
     console.print(table)
+
+
+def _listed(title: str, headings: Sequence[str]) -> TextTable:
+    """A table whose first column holds names to be copied: those are never broken."""
+    table = TextTable(title=title, title_justify="left")
+    for i, heading in enumerate(headings):
+        table.add_column(heading, overflow="fold", no_wrap=i == 0)
+    return table
 
 
 def show_dry_run(console: Console, request: Request, todo: Container[str]) -> None:
