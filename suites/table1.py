@@ -22,7 +22,7 @@ AUGMENTATION = {"cifar10": "crop4+flip", "cifar100": "crop4+flip", "svhn": "crop
 SMALL_EPOCHS = 2
 ONE_OF_EACH = (
     *("backprop", "deep-supervision"),
-    *("hff", "mono-forward", "mono-forward-cosine", "greedy-predsim", "layerwise-k3", "decoupled"),
+    *("hff", "mono-forward", "mono-forward-cosine", "greedy-predsim", "layerwise-k1", "decoupled"),
     *("ff", "ff-conv-fourier", "cwcomp", "pepita", "cafo"),
     *("noprop", "noprop-ct", "noprop-fm", "noprop-backprop"),
     *("fa", "usf", "dfa", "ccl", "softhebb"),
