@@ -32,10 +32,15 @@ def check_plan(plan: Plan, suite: str) -> None:
         )
         if not fine:
             raise RecordError(f"the plan of suite {suite!r} has broken {name!r}")
+    left_out = plan.get("left_out") or []
+    if not isinstance(left_out, list) or not all(isinstance(line, str) for line in left_out):
+        raise RecordError(f"the plan of suite {suite!r} has broken 'left_out'")
 
 
 def unite(plans: Sequence[Plan]) -> tuple[Plan, list[str]]:
     """One plan of one suite, from those of several folders; and what cannot be united, in lines.
+
+    The plan has those lines, too, as "left_out", for its page.
 
     Args:
         plans: checked ones, in any order.
@@ -56,7 +61,10 @@ def unite(plans: Sequence[Plan]) -> tuple[Plan, list[str]]:
             )
         else:
             newest = _union(newest, other)
-    return newest, list(dict.fromkeys(lines))
+    lines = list(dict.fromkeys(lines))
+    if known := [line for plan in plans for line in plan.get("left_out") or ()] + lines:
+        newest = {**newest, "left_out": sorted(set(known))}
+    return newest, lines
 
 
 def unlike(one: Plan, other: Plan) -> str | None:

@@ -15,6 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reports import html
+from reports.assemble import build_table
 from reports.build import read as read_table
 from results import merge as module
 from results.merge import main, merge
@@ -392,8 +394,10 @@ def test_plans_that_are_not_alike_are_not_mixed(change: Any, why: str) -> None:
     old, new = planned("01"), planned("02")
     change(new)
     united, (line,) = unite([old, new])
-    assert united == new
+    assert united == {**new, "left_out": [line]}
     assert why in line and "command of 01" in line
+    assert unite([united, old]) == (united, [line])  # told again, and noted once
+    assert "Requests left out" in html.render(build_table(united, {}))
 
 
 def test_a_broken_plan_is_told_and_replaced_by_a_good_one(tmp_path: Path) -> None:
