@@ -28,6 +28,14 @@ TOGETHER = ("tests/slurm/test_real.py", "tests/test_ranks.py")
 TOLERATED = ("needs a GPU", "needs pdflatex", "needs Chromium", "needs a SLURM")
 
 
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the class folder of handwritten digits as JPEG files in it."""
+    from suites.images import sample
+
+    return sample.make(tmp_path_factory.mktemp("data"))
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder of the real datasets, from BPFREE_DATA."""
