@@ -27,7 +27,7 @@ from suites.engine.trial import Job, Trial
 from suites.launching import local
 
 CPU = torch.device("cpu")
-ROUNDS = 9
+ROUNDS = 13
 load_methods([])
 
 
