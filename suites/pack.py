@@ -22,8 +22,7 @@ from rich.progress import (
 )
 
 from suites.command import Parser, exit_with, fail
-from suites.engine.datasets import CLASSES, PHOTOGRAPHS
-from suites.images import folders, packed
+from suites.images import folders, names, packed
 from suites.images.folders import DatasetError
 from suites.launching import local
 
@@ -68,8 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     p.add_argument("--verify", action="store_true", help="compare packed arrays with checksums")
     args = p.parse_args(arguments)
     console = Console(soft_wrap=True, highlight=False)
-    match = PHOTOGRAPHS.fullmatch(args.name)
-    if match is None or match[3] or not int(match[2]):
+    photos = names.parse(args.name)
+    if photos is None or photos.decoded or not photos.size:
         fail(f"{args.name!r} is not a name like imagenet-64px or flowers-128px-c102")
     if args.threads < 1:
         fail(f"--threads must be at least 1, not {args.threads}")
@@ -77,22 +76,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if args.verify:
             return verify(out, console)
-        n_classes = int(match[4] or CLASSES.get(match[1], 0))
-        if n_classes < 2:
+        if photos.n_classes < 2:
             fail(f"{args.name!r}: say how many classes, as in {args.name}-c10")
         if (out / "about.json").is_file():
             packed.load(out)
             console.print(f"{out} is packed already; to pack it again, delete it")
             return 0
-        found = folders.read(
-            match[1], args.data_dir, n_classes, int(match[5]) if match[5] else None
-        )
+        found = folders.read(photos.folder, args.data_dir, photos.n_classes, photos.most)
         out.mkdir(parents=True, exist_ok=True)
     except DatasetError as error:
         fail(str(error))
     except OSError as error:
         fail(f"{error.filename or out}: {error.strerror} (--data-dir is read, --out written)")
-    return carry_out(found, int(match[2]), out, args.threads, console)
+    return carry_out(found, photos.size, out, args.threads, console)
 
 
 def verify(folder: Path, console: Console) -> int:

@@ -22,9 +22,10 @@ from results.store import Plan
 from results.tuned import Chosen, Tuned
 from suites.engine.architectures import ARCHITECTURES
 from suites.engine.cell import Cell, Kind, Protocol
-from suites.engine.datasets import CLASSES, DATASETS, PHOTOGRAPHS, bare_task, whole_folder
+from suites.engine.datasets import DATASETS, bare_task, whole_folder
 from suites.engine.execution import CHOICES
 from suites.engine.precision import PRECISIONS
+from suites.images import names
 from suites.suite import Profile, RequestError, Row, Suite, choose, everywhere, rows_of
 from suites.transfer import measure as transfer
 
@@ -371,11 +372,11 @@ def _named(kind: str, wanted: Sequence[str] | None, known: Mapping[str, Any]) ->
         return ()
     family = []
     for name in wanted:
-        match = PHOTOGRAPHS.fullmatch(name)
-        if kind == "dataset" and match and not match[4] and match[1] not in CLASSES:
+        photos = names.parse(name) if kind == "dataset" else None
+        if photos and photos.first is None and not photos.n_classes:
             raise RequestError(
-                f"dataset {name!r}: say how many classes the folder {match[1]!r} has, as in "
-                f"{match[1]}-{match[2]}px{match[3] or ''}-c10; known without: {', '.join(CLASSES)}"
+                f"dataset {name!r}: say how many classes the folder {photos.folder!r} has, as in "
+                f"{photos.with_classes}; known without: {', '.join(names.CLASSES)}"
             )
         with contextlib.suppress(KeyError):
             family.append(known[name].name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from methods import load_builtin
 from suites import pack
 from suites.engine import augmentation, datasets
 from suites.engine.augmentation import RESIZED
-from suites.images import folders, packed, sample
+from suites.images import folders, names, packed, sample
 from suites.images.decoding import N_DRAWS, crop_boxes, evaluation_crop, random_crop
 from suites.images.folders import DatasetError
 from suites.images.pictures import Photographs, Pictures
@@ -169,6 +171,23 @@ def test_random_crops_of_tensors_against_the_crop_of_an_image() -> None:
 # ------------------------------------------------------------------------------ folders
 
 
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("imagenet-64px", ("imagenet", 64, False, None, None, 1000, True)),
+        ("tiny-imagenet-200-64px-jpeg", ("tiny-imagenet-200", 64, True, None, None, 200, True)),
+        ("my-photos-32px-jpeg-c3-n20", ("my-photos", 32, True, 3, 20, 3, False)),
+        ("imagenet-64px-c10", ("imagenet", 64, False, 10, None, 10, False)),
+        ("mine-8px", ("mine", 8, False, None, None, 0, False)),
+        ("mnist", None),
+        ("imagenet-px", None),
+    ],
+)
+def test_what_a_name_says(name: str, found: tuple[Any, ...] | None) -> None:
+    said = names.parse(name)
+    assert (said and (*dataclasses.astuple(said), said.n_classes, said.whole)) == found
+
+
 def test_labels_by_folder_and_the_first_classes(photos: Path) -> None:
     found = folders.read("digit-photos", photos, 3, 5)
     assert found.classes == ("digit-0", "digit-1", "digit-2")
@@ -242,20 +261,20 @@ def test_a_photograph_is_in_one_split_at_all_sizes_and_in_all_parts(photos: Path
 
 def test_numbers_in_a_list_count_in_all_classes(tmp_path: Path) -> None:
     """Also where only some of them are taken; names that are numbers are names."""
-    for names, listed, expected in (
+    for classes, listed, expected in (
         (("n1", "n2", "n3"), "v0 2\nv1 0\nv2 1\n", ["v0"]),
         (("0", "2", "10"), "v0 2\nv1 10\nv2 0\n", ["v0"]),
     ):
-        root = tmp_path / names[0]
-        for name in names:
+        root = tmp_path / classes[0]
+        for name in classes:
             save(root / "imagenet" / "train" / name / "a.JPEG", photograph(40, 40))
         for i in range(3):
             save(root / "imagenet" / "val" / f"v{i}.JPEG", photograph(40, 40))
         (root / "imagenet" / "val.txt").write_text(listed)
-        last = sorted(names)[-1]
+        last = sorted(classes)[-1]
         (root / "some.txt").write_text(f"{last}\n")
         found = folders.read("some", root, 1)
-        assert [Path(p).stem for p in found.val.paths] == expected, names
+        assert [Path(p).stem for p in found.val.paths] == expected, classes
 
 
 def test_a_folder_is_taken_for_no_other(photos: Path, tmp_path: Path) -> None:

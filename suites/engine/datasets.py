@@ -20,7 +20,7 @@ from torch import Tensor
 from methods import Task
 from suites.engine.registry import Registry
 from suites.engine.seeds import derive_seed, generator
-from suites.images import folders, packed, published_sets
+from suites.images import folders, names, packed, published_sets
 from suites.images.folders import DatasetError
 from suites.images.pictures import Photographs, Pictures
 
@@ -367,41 +367,30 @@ def subset(name: str) -> Dataset | None:
     return replace(whole, name=name, n_classes=last - first + 1, load=load_parts, sha256=None)
 
 
-PHOTOGRAPHS = re.compile(r"(\w[\w.-]*?)-(\d+)px(-jpeg)?(?:-c(\d+))?(?:-n(\d+))?")
-CLASSES = {
-    "imagenet": 1000, "imagenet100": 100, "tiny-imagenet-200": 200, "imagenette2": 10,
-    "flowers102": 102, "pets": 37, "aircraft": 100,
-}  # fmt: skip
-
-
 def whole_folder(name: str) -> str | None:
     """The class folder that a dataset is all of, as papers name it; None for any other dataset."""
-    match = PHOTOGRAPHS.fullmatch(name)
-    return match[1] if match and match[1] in CLASSES and not (match[4] or match[5]) else None
+    photos = names.parse(name)
+    return photos.folder if photos and photos.whole else None
 
 
 def photographs(name: str) -> Dataset | None:
     """A class folder: "imagenet-64px" is ImageNet-1k as suites.pack makes it; else None.
 
-    "-jpeg" decodes the files in training instead, as flowers102, pets and aircraft always are;
-    "-c10" takes the first ten classes, and has to be there where CLASSES does not know the folder;
-    "-n20" takes at most twenty images of each.
+    Flowers102, pets and aircraft are always decoded in training: they are small, and taken whole.
     """
-    match = PHOTOGRAPHS.fullmatch(name)
-    if match is None:
+    photos = names.parse(name)
+    if photos is None or not photos.size or photos.n_classes < 2 or photos.most == 0:
         return None
-    folder, size, n_classes = match[1], int(match[2]), int(match[4] or CLASSES.get(match[1], 0))
-    most = int(match[5]) if match[5] else None
-    if not size or n_classes < 2 or most == 0:
+    folder, size, n_classes = photos.folder, photos.size, photos.n_classes
+    if folder in published_sets.SETS and not (photos.decoded and photos.whole):
         return None
-    if folder in published_sets.SETS and (not match[3] or match[4] or match[5]):
-        return None  # they are small, and taken whole
 
     def decoded(data_dir: Path, download: bool) -> tuple[Images, Images]:
         if folder in published_sets.SETS:
             parts = published_sets.read(folder, data_dir, download)
         else:
-            found = folders.read(folder, data_dir, n_classes, most, exactly=match[4] is None)
+            exactly = photos.first is None
+            found = folders.read(folder, data_dir, n_classes, photos.most, exactly=exactly)
             parts = found.train, found.val
         train, val = (
             (Pictures(Photographs(part, size)), torch.tensor(part.labels)) for part in parts
@@ -424,7 +413,7 @@ def photographs(name: str) -> Dataset | None:
         return packed.load(data_dir / name)
 
     return Dataset(
-        name, n_classes, (3, size, size), decoded if match[3] else ready,
+        name, n_classes, (3, size, size), decoded if photos.decoded else ready,
         folder_of=folder, statistics=IMAGENET_STATISTICS,
     )  # fmt: skip
 
