@@ -8,6 +8,7 @@ from methods.registry import (
     load_builtin,
     load_entry_points,
     load_file,
+    plugin,
     register,
 )
 
@@ -23,5 +24,6 @@ __all__ = [
     "load_builtin",
     "load_entry_points",
     "load_file",
+    "plugin",
     "register",
 ]

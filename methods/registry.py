@@ -11,6 +11,7 @@ import pkgutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 
 from methods.base import Method
 from methods.space import Range
@@ -88,7 +89,23 @@ def load_file(path: Path | str) -> list[str]:
     """Imports a Python file and returns the names of the methods it registered.
 
     Raises:
-        PluginError: no such file, it does not import, or it registers no method.
+        PluginError: no such file, it does not import, or it has neither a method nor a SUITE.
+    """
+    module = plugin(path)
+    found = _registered_by(module.__name__)
+    if not found and not hasattr(module, "SUITE"):
+        raise PluginError(
+            f"plugin {module.__file__} registers no method: decorate its class with @register "
+            "(a file with a table of your own defines SUITE)"
+        )
+    return found
+
+
+def plugin(path: Path | str) -> ModuleType:
+    """The module of a Python file, imported once.
+
+    Raises:
+        PluginError: no such file, or it does not import.
     """
     path = Path(path).resolve()
     if not path.is_file():
@@ -96,8 +113,9 @@ def load_file(path: Path | str) -> list[str]:
     # two files of one name in two folders are two modules
     place = hashlib.sha256(str(path).encode()).hexdigest()[:8]
     module_name = f"bpfree_plugin_{path.stem}_{place}"
-    if module_name in sys.modules and sys.modules[module_name].__file__ == str(path):
-        return [n for n, c in METHODS.items() if c.__module__ == module_name]
+    known = sys.modules.get(module_name)
+    if known is not None and known.__file__ == str(path):
+        return known
     spec = importlib.util.spec_from_file_location(module_name, path)
     if spec is None or spec.loader is None:
         raise PluginError(f"plugin file {path} is not a Python file")
@@ -107,10 +125,11 @@ def load_file(path: Path | str) -> list[str]:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[module_name]
-        for name in [n for n, c in METHODS.items() if c.__module__ == module_name]:
+        for name in _registered_by(module_name):
             del METHODS[name]
         raise PluginError(f"plugin {path}: {type(error).__name__}: {error}") from error
-    found = [n for n, c in METHODS.items() if c.__module__ == module_name]
-    if not found:
-        raise PluginError(f"plugin {path} registers no method: decorate its class with @register")
-    return found
+    return module
+
+
+def _registered_by(module_name: str) -> list[str]:
+    return [name for name, cls in METHODS.items() if cls.__module__ == module_name]

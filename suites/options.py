@@ -19,12 +19,13 @@ from results.store import HEAD, Store
 from results.tuned import Tuned, TunedError
 from slurm.queue import SlurmError
 from slurm.site import SiteError
-from suites.catalogue import SUITES
+from suites.catalogue import SUITES, add_from
 from suites.command import add_results_dir
 from suites.engine import datasets
 from suites.engine.architectures import ARCHITECTURES
 from suites.engine.datasets import DatasetError
 from suites.engine.execution import CHOICES
+from suites.engine.plugins import load_methods
 from suites.engine.trial import Job
 from suites.images import folders, sample
 from suites.request import Request, Wanted, expand
@@ -123,7 +124,7 @@ def add_places(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         default=[],
         type=Path,
         metavar="FILE.py",
-        help="a file that registers methods of your own; may be repeated",
+        help="a file that registers methods of your own, or defines a SUITE; may be repeated",
     )
     return what
 
@@ -249,6 +250,17 @@ def narrowed(request: Request, keys: Sequence[str]) -> Request:
             )
     wanted = tuple(w for w in request.wanted if w.cell.key.startswith(tuple(keys)))
     return dataclasses.replace(request, wanted=wanted)
+
+
+def load(args: argparse.Namespace) -> list[str]:
+    """Loads all methods and suites, the user's too; the names of methods that are not ours.
+
+    Raises:
+        PluginError: a file that cannot be used.
+    """
+    extra = load_methods(args.plugin)
+    add_from(args.plugin)
+    return extra
 
 
 def suite_of(args: argparse.Namespace) -> Suite:

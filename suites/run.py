@@ -22,7 +22,6 @@ from slurm import site
 from suites import options
 from suites.catalogue import SUITES
 from suites.command import Parser, exit_with, fail
-from suites.engine.plugins import load_methods
 from suites.launching import local
 from suites.progress import Display
 from suites.request import Request
@@ -124,7 +123,7 @@ def start(args: argparse.Namespace, command: str, resolve: options.Resolve, repo
             return report(args, request, sweep.store, console)
         if used := site.flags_used(args):
             raise RequestError(f"{used[0]} is for jobs on a cluster: add --launcher slurm")
-        extra = load_methods(args.plugin)
+        extra = options.load(args)
         if args.list:
             show_list(console, SUITES)
             return 0

@@ -22,7 +22,6 @@ from suites.catalogue import SUITES
 from suites.cluster.packing import packs
 from suites.cluster.sweep import Sweep, require
 from suites.command import Parser, command_on, exit_with, fail
-from suites.engine.plugins import load_methods
 from suites.progress import Display
 from suites.request import Request
 from suites.show import show_dry_run, show_list
@@ -107,7 +106,7 @@ def prepare(
     Raises:
         options.REFUSALS: it cannot be sent.
     """
-    extra = load_methods(args.plugin)
+    extra = options.load(args)
     if args.list:
         show_list(console, SUITES)
         raise SystemExit(0)

@@ -144,8 +144,8 @@ def choose(kind: str, wanted: Sequence[str] | None, known: Sequence[str]) -> lis
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"did you mean {close[0]!r}? " if close else ""
-            if kind == "method":
-                hint += "a method of your own needs --plugin FILE.py; "
+            if kind in ("method", "suite"):
+                hint += f"a {kind} of your own needs --plugin FILE.py; "
             listed = ", ".join(known) if len(known) <= MOST_NAMED else "see --list"
             raise RequestError(f"unknown {kind} {name!r}: {hint}known: {listed}")
     return list(dict.fromkeys(wanted))

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from results.store import Store
-from suites import run, status
+from suites import catalogue, options, run, status
 
 ROOT = Path(__file__).parent.parent
 
@@ -220,3 +220,48 @@ def test_ctrl_c_while_torch_is_imported_is_one_line() -> None:
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=60)[1] == "interrupted\n"
     assert process.returncode == 130
+
+
+MYTABLE = """
+from suites.suite import Suite, digits
+
+SUITE = Suite(
+    name="mytable", title="My table", methods=("backprop", "hff"),
+    profiles={"quick": digits(("mlp-2x500",), note="a first look")},
+)
+"""
+
+
+def test_a_suite_of_the_users_own(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogue, "SUITES", known := dict(catalogue.SUITES))
+    monkeypatch.setattr(options, "SUITES", known)
+    path = tmp_path / "mytable.py"
+    path.write_text(MYTABLE)
+    where = ["--plugin", str(path), "--results-dir", str(tmp_path / "r")]
+    assert run.main(["mytable", "--dry-run", *where]) == 0
+    assert "6 cells, 6 to do" in capsys.readouterr().out
+    assert run.main(["table1", "--dry-run", *where]) == 0  # beside ours, and loaded again
+    assert "hff on digits/mlp-2x500" in capsys.readouterr().out
+    line = refused(["mytabel", "--plugin", str(path)], capsys, tmp_path)
+    assert "did you mean 'mytable'" in line and "--plugin FILE.py" in line
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("mytable", "table1"), "there is a suite 'table1' already"),
+        (("mytable", "../up"), "'../up' is no name for a suite"),
+        (("mytable", "my-tune"), "not ending in -tune"),
+        (("SUITE = Suite(", "SUITE = dict("), "SUITE is no suites.suite.Suite"),
+        (("SUITE", "TABLE"), "registers no method"),
+        (("suites.suite", "suites.sweet"), "No module named 'suites.sweet'"),
+    ],
+)
+def test_files_with_a_suite_that_is_none(
+    change: tuple[str, str], words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "mytable.py"
+    path.write_text(MYTABLE.replace(*change))
+    assert words in refused(["table1", "--dry-run", "--plugin", str(path)], capsys, tmp_path)
