@@ -48,7 +48,7 @@ class Backprop(Method):
     source = "Rumelhart, Hinton & Williams 1986"
     traits = Traits(local_updates=False)
     Config = BackpropConfig
-    space: ClassVar = {"lr": LogUniform(1e-4, 1e-2), "weight_decay": LogUniform(1e-5, 1e-3)}
+    space: ClassVar = {"lr": LogUniform(1e-4, 1e-2), "weight_decay": LogUniform(1e-4, 0.1)}
 
     def __init__(self, blocks: Blocks, task: Task, config: BackpropConfig, rng: Generator) -> None:
         super().__init__(blocks, task, config, rng)

@@ -22,7 +22,7 @@ from torch import Generator, Tensor, nn
 from methods.base import Method, Task, Traits, adamw, cosine, set_lr, trainable
 from methods.blocks import Blocks, BlockStyle, PooledLinear, pool_until
 from methods.registry import register
-from methods.space import Choice, LogUniform
+from methods.space import LogUniform
 
 CALIBRATION_BATCH = 256  # images at a time through the blocks, to bound the memory
 
@@ -43,8 +43,10 @@ class CaFo(Method):
     Differs: of the paper's variants this is random blocks with cross-entropy; predictors in closed
         form (mean squared error), sparsemax, and blocks trained by random feedback are not here.
     Differs: predictors are trained together by Adam on mini-batches, where the released code
-        takes 5000 steps of gradient descent on the whole training set, one predictor after
-        another, from weights that are all 1, and without a bias.
+        takes 5000 steps of gradient descent on the whole training set at a constant rate, one
+        predictor after another, from weights that are all 1, and without a bias.
+    Differs: blocks are the architecture's, fully connected ones too; the paper's networks have
+        three convolutional blocks.
     Differs: feature maps are average-pooled before the predictor, which the paper's are not; and
         normalisation comes before ReLU and pooling, where the paper's blocks normalise last.
     Differs: statistics for normalisation are averages over parts of the training set, where the
@@ -59,7 +61,7 @@ class CaFo(Method):
     Config = CaFoConfig
     space: ClassVar = {
         "lr": LogUniform(3e-4, 3e-2),
-        "weight_decay": Choice(0.0, 1e-5, 1e-4, 1e-3),
+        "weight_decay": LogUniform(1e-4, 0.1),  # AdamW: less is nothing
     }
 
     def __init__(self, blocks: Blocks, task: Task, config: CaFoConfig, rng: Generator) -> None:

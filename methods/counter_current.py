@@ -26,14 +26,16 @@ from methods import batch
 from methods.base import Method, Task, Traits, adamw, cosine, set_lr, trainable
 from methods.blocks import Block, Blocks
 from methods.registry import register
-from methods.space import Choice, LogUniform
+from methods.space import LogUniform
 
 
 @dataclass(frozen=True)
 class CounterCurrentConfig:
     """The paper's setting where it carries over; its optimizer does not (see below)."""
 
-    target: Literal["identity", "class"] = "identity"  # paper; "class": the released code
+    # "class": the released code's, for classification. "identity" (the paper's words): of the many
+    # columns of a sample's own class one has target 1, and that leaves little to learn from
+    target: Literal["identity", "class"] = "class"
     lr: float = 1e-3  # Adam; ours
     weight_decay: float = 0.0  # released code: 0 for MLPs, 1e-6 for convolutional nets
 
@@ -92,12 +94,19 @@ class CounterCurrent(Method):
     Differs: activities are normalised and layers have biases, where the released MLP has neither.
     Differs: no pair at the image itself (it would train a feedback layer that nothing reads), and
         no terms on the similarities within one network, as the released code has for convolutions.
+    Differs: pairs are compared with targets by class, as the released code does for classification;
+        the paper says an identity over the samples of a batch.
+    Differs: pairs meet ahead of the pooling, and feedback is upsampled behind its ELU; the released
+        code pairs pooled maps, and upsamples ahead of the convolution.
+    Differs: no filter for samples that are classified already, no centred gradients and no warm-up,
+        which the released convolutional recipe has; batch norm in the forward network, as the
+        architecture has it, and none in the feedback network.
     Differs: residual units meet a feedback layer of one convolution; the paper has none.
     """
 
     name = "ccl"
     label = "Counter-Current"
-    version = 1
+    version = 2
     source = "arXiv 2409.19841"
     traits = Traits(
         local_updates=True, feedback="a second network, trained along, that brings labels down"
@@ -105,7 +114,7 @@ class CounterCurrent(Method):
     Config = CounterCurrentConfig
     space: ClassVar = {
         "lr": LogUniform(1e-4, 1e-2),
-        "weight_decay": Choice(0.0, 1e-6, 1e-5, 1e-4),  # released: 0 and 1e-6
+        "weight_decay": LogUniform(1e-4, 0.1),  # released: 1e-6 of SGD at rate 1, as 1e-3 here
     }
 
     def __init__(

@@ -22,7 +22,7 @@ from methods.base import Task, Traits, adamw, trainable
 from methods.blocks import Blocks
 from methods.local_scores import LocalScores
 from methods.registry import register
-from methods.space import Choice, LogUniform
+from methods.space import LogUniform
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,16 @@ class CwComp(LocalScores):
     Differs: with 100 classes the paper groups classes; here every class has channels of its own,
         one or two in narrow blocks.
     Differs: no group-separated convolutions (CFSE); every block is the architecture's own.
-    Differs: batch norm stands ahead of the ReLU and of the goodness, as the architecture has it;
-        the released code normalises behind the ReLU.
-    Differs: all blocks vote by equal weight, or the last alone; the released code chooses the
-        blocks that vote, and the epoch, by their error on test data.
-    Differs: fully connected layers get their input as it is, where the released code divides it by
-        its length; Adam at 3e-3 with a cosine schedule, where it has a constant 1e-2.
+    Differs: goodness is read behind batch norm and ReLU and ahead of the pooling, as the
+        architecture has them; the released code reads it behind ReLU, pooling and batch norm, so
+        that negative values count, too.
+    Differs: all blocks learn to the end; the released code trains each for a range of epochs of
+        its own (interleaved layer training), lower ones less long.
+    Differs: the last block predicts, or all blocks by equal weight; the released code also trains
+        a softmax classifier on the last block, and chooses the epoch by the error on test data.
+    Differs: that fully connected layers compete is ours; those of the released networks follow
+        another rule, with positive and negative pairs.
+    Differs: Adam at 3e-3 with a cosine schedule, where the released code has a constant 1e-2.
     """
 
     name = "cwcomp"
@@ -58,7 +62,7 @@ class CwComp(LocalScores):
     Config = CwCompConfig
     space: ClassVar = {
         "lr": LogUniform(3e-4, 3e-2),  # released: 1e-2
-        "weight_decay": Choice(0.0, 1e-5, 1e-4, 1e-3),
+        "weight_decay": LogUniform(1e-4, 0.1),  # AdamW: less is nothing
     }
 
     def __init__(self, blocks: Blocks, task: Task, config: CwCompConfig, rng: Generator) -> None:

@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 from methods.base import Method, Task, Traits, adamw, cosine, set_lr, trainable
 from methods.blocks import Blocks, PooledLinear
 from methods.registry import register
-from methods.space import Choice, LogUniform
+from methods.space import LogUniform
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class DeepSupervision(Method):
 
     Differs: softmax and cross-entropy at every classifier, where the paper uses squared hinge
         losses.
+    Differs: Adam with a cosine schedule, average-pooled maps ahead of the classifiers, and the
+        architecture's batch norm, as in `mono-forward`, of which it is the control.
     Differs: all losses count alike and to the end, where the paper switches the hidden ones off
         below a threshold or lets their weight fall.
     """
@@ -48,7 +50,7 @@ class DeepSupervision(Method):
     Config = DeepSupervisionConfig
     space: ClassVar = {
         "lr": LogUniform(1e-4, 1e-2),
-        "weight_decay": Choice(0.0, 1e-5, 1e-4, 1e-3),
+        "weight_decay": LogUniform(1e-4, 0.1),  # AdamW: less is nothing
     }
 
     def __init__(

@@ -118,7 +118,10 @@ def most_central(points: Tensor, rows: int = 1024) -> Tensor:
 
 
 def noise_schedule(steps: int, offset: float, max_alpha: float) -> list[float]:
-    """ᾱ_0 … ᾱ_T of the cosine schedule: increasing, ᾱ_0 = 0."""
+    """ᾱ_0 … ᾱ_T of the cosine schedule: increasing up to the clip, ᾱ_0 = 0.
+
+    From about 80 steps on the clip holds the last two or more, whose blocks then weigh nothing.
+    """
     bars = [0.0]
     for t in range(1, steps + 1):
         angle = (math.pi / 2) * ((steps - t) / steps + offset) / (1 + offset)

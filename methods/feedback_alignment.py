@@ -151,7 +151,7 @@ class FeedbackAlignment(Method):
 
     name = "fa"
     label = "Feedback alignment"
-    version = 1
+    version = 2
     source = "arXiv 1411.0247"
     traits = Traits(
         local_updates=False,
@@ -159,15 +159,19 @@ class FeedbackAlignment(Method):
     )
     Config = FeedbackAlignmentConfig
     # backprop's, so that the way back is still all that differs
-    space: ClassVar = {"lr": LogUniform(1e-4, 1e-2), "weight_decay": LogUniform(1e-5, 1e-3)}
+    space: ClassVar = {"lr": LogUniform(1e-4, 1e-2), "weight_decay": LogUniform(1e-4, 0.1)}
     signs: ClassVar[bool] = False  # whether the way back follows the signs of the weights
 
     def __init__(
         self, blocks: Blocks, task: Task, config: FeedbackAlignmentConfig, rng: Generator
     ) -> None:
         super().__init__(blocks, task, config, rng)
-        self.classifier = nn.Linear(blocks[-1].out_features, task.n_classes)
-        give_feedback(self, self.signs)
+        self.classifier: nn.Linear = nn.Linear(blocks[-1].out_features, task.n_classes)
+        # No error goes to the image: the first layer needs no way back, unless it is several.
+        first, *others = blocks
+        for part in (*([first] if first.kind == "residual" else []), *others):
+            give_feedback(part, self.signs)
+        self.classifier = FeedbackLinear(self.classifier, self.signs)
         # fixed, but counted as what training needs
         ways_back = [m for m in self.modules() if isinstance(m, Feedback)]
         self.aux["feedback"] = nn.ModuleList(ways_back)
@@ -189,13 +193,14 @@ class FeedbackAlignment(Method):
 class SignSymmetric(FeedbackAlignment):
     """Errors return layer by layer through the signs of the weights, all of one magnitude.
 
-    Differs: the magnitude of uSF is 1/√(3·fan_in), the root mean square of a layer's initial
-        weights, where the paper's is 1; under Adam the scale of a layer's gradient hardly matters.
+    Differs: the magnitude of uSF is 1/√(3·fan_in), the root mean square of weights that start as
+        torch's layers do by default (torchvision's networks start otherwise), where the paper's is
+        1; under Adam the scale of a layer's gradient hardly matters.
     """
 
     name = "usf"
     label = "Sign-symmetric feedback (uSF)"
-    version = 1
+    version = 2
     source = "arXiv 1510.05067"
     traits = Traits(
         local_updates=False,

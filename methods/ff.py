@@ -65,8 +65,8 @@ class ForwardForward(Method):
     """Goodness of every layer up for true labels, down for wrong ones.
 
     Differs: weight decay of the layers follows the PyTorch re-implementation that reaches the
-        paper's error (loeweX), not the Matlab release, which decays more; biases are decayed as
-        weights are, which the release does not, and the readout has a trained bias.
+        Matlab release's error (loeweX), not the release itself, which decays more; biases are
+        decayed as weights are, which the release does not, and the readout has a trained bias.
     Differs: the label overwrites the first pixels, which are empty border on MNIST and visible
         elsewhere: 0.3 % of the inputs of a 32x32 colour image for 10 classes, 3.3 % for 100, and
         15.6 % of an 8x8 digit; the page shows the share.

@@ -75,16 +75,17 @@ class ConvForwardForward(Method):
         whole numbers of periods per image height and width, all in phase; once they run out, the
         same again a quarter of a period later.
     Differs: the morphological labels are inferred: dilation (maximum) for even and erosion
-        (minimum) for odd classes over pairs of pixels, whose offset grows with the class; the
-        transformed image replaces the image.
+        (minimum) for odd classes over pairs of pixels, whose offset grows with the class; in the
+        variant of that name the transformed image replaces the image (κ = 1).
     Differs: the logit of each layer is its goodness above threshold per position (of a dense layer:
         in all), in training as in prediction; else large maps drown small ones.
-    Differs: initial weights are N(0, 2/fan_in), which starts the goodness at its threshold;
+    Differs: initial weights are N(0, 2/fan_in), which starts the goodness near its threshold: a
+        little below it where images are padded with zeros, up to twice as high behind a pooling.
         Forward-Forward's N(0, 1/fan_in) starts at half of it, and learned several times slower
         on digits.
-    Differs: RMS normalisation over channels, height and width, thresholds equal to the number of
-        units, peer normalisation and sampled wrong labels carry over from Forward-Forward; the
-        paper says layer normalisation and linear classifier.
+    Differs: RMS normalisation over channels, height and width (ahead of the next layer's pooling),
+        thresholds equal to the number of units, peer normalisation and sampled wrong labels carry
+        over from Forward-Forward; the paper says layer normalisation and linear classifier.
     Differs: AdamW instead of Forward-Forward's SGD.
     Differs: the dense layer that ends a convolutional architecture learns by the same rule.
     """
@@ -107,7 +108,7 @@ class ConvForwardForward(Method):
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "fourier": {"label": "fourier"},
         "morphological": {"label": "morphological", "kappa": 1.0},
-        "planes": {"label": "planes"},
+        "planes": {"label": "planes", "kappa": 1.0},  # has no use for κ, so it is not tuned
     }
     mean: Tensor
     std: Tensor
@@ -320,12 +321,19 @@ def _offsets(height: int, width: int) -> list[tuple[int, int]]:
 
 
 def _widen_input(block: Block, planes: int) -> None:
-    """Gives the first convolution more input channels, for the label."""
+    """Gives the first convolution more input channels, for the label; all else stays."""
     old = block.weights
     assert isinstance(old, nn.Conv2d)
     channels, height, width = block.in_shape
+    per_channel = old.in_channels // channels  # more than one behind a space-to-depth
     block.in_shape = (channels + planes, height, width)
-    block.weights = nn.Conv2d(channels + planes, old.out_channels, kernel_size=3, padding=1)
+    block.weights = nn.Conv2d(
+        (channels + planes) * per_channel,
+        old.out_channels,
+        old.kernel_size,  # type: ignore[arg-type]
+        old.stride,  # type: ignore[arg-type]
+        old.padding,  # type: ignore[arg-type]
+    )
 
 
 def _divided_by(lengths: Tensor) -> Callable[[Tensor], Tensor]:

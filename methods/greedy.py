@@ -29,7 +29,7 @@ from methods.space import LogUniform, Uniform
 
 @dataclass(frozen=True)
 class GreedyConfig:
-    """Defaults of the released code (train.py, run_experiments.sh)."""
+    """Defaults are values of the released commands (run_experiments.sh), not all of one of them."""
 
     loss: Literal["pred", "sim", "predsim"] = "predsim"
     beta: float = 0.99  # weight of the similarity loss in `predsim`
@@ -70,6 +70,10 @@ class Greedy(Method):
     Differs: one optimizer step after the pass over all blocks, where the released code steps each
         block during the pass; every block still sees the output of the block before it as it was
         before this step.
+    Differs: on residual networks a unit, two convolutions, has one local loss, and keeps its ReLU;
+        the released network has a loss for each convolution, and averages maps ahead of its output.
+    Differs: pooling ahead of a local loss averages what its windows cover; where they do not divide
+        the map, the released code pads it with zeros that count.
     Differs: on data with many classes the released code limits each mini-batch to 20 classes for
         `sim` and `predsim` during the first half of training; ours does not.
     """

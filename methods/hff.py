@@ -13,8 +13,9 @@ and minimises one of three losses of the class scores s, in cosine units, with m
     pairwise  mean over j≠y of softplus(scale (m + s_j − s_y))
 
 `smooth` with temperature T = 1/scale is `ce`; T = 1 is the plain log-sum-exp of the cosines, which
-weighs all wrong classes nearly alike. One pass predicts: the class of the nearest prototypes in the
-last block, or by the sum of the blocks' scores.
+weighs all wrong classes nearly alike, and is so far above any cosine that no margin is ever met.
+One pass predicts: the class of the nearest prototypes in the last block, or by the sum of the
+blocks' scores.
 
 The paper's method section was not available when this was written. The objective in words is the
 paper's; its exact form below, and every default, is an inference and is marked so.
@@ -127,8 +128,11 @@ def separated(points: Tensor, steps: int = 400, lr: float = 0.1, momentum: float
 
     Up to n = D + 1 the optimum is a simplex, where all cosines are −1/(n − 1).
 
+    Vectors of one class are pushed apart like all others.
+
     Source: Mettes et al. 2019 (arXiv 1901.10514), 1000 steps at a constant rate; here the rate
-    falls to 0, so that fewer steps settle.
+    falls to 0, so that fewer steps settle, for up to about a hundred vectors: with more, a step
+    moves each by too little.
     """
     n = len(points)
     velocity = torch.zeros_like(points)

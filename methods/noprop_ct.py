@@ -37,7 +37,7 @@ from methods.denoising import (
     uniform,
 )
 from methods.registry import register
-from methods.space import LogUniform
+from methods.space import LogUniform, Uniform
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ class NoPropCT(Method):
         are inferred: the paper leaves them open.
     Differs: γ falls from 5 to −3 at the start, which the paper leaves open too; the wider span from
         7 to −7 (`gamma_1`, `gamma_0`) puts nearly all weight on labels that are clean anyway, and
-        runs of a few epochs do not learn with it.
+        runs of a few epochs do not learn with it. The narrow span has a price: noise is left in
+        z_1, so that a perfect estimate errs in 0.6 % of cases with 10 classes, 3.4 % with 100.
     Differs: the classifier starts with the class embeddings, at length 1, as its weights: it makes
         one update per mini-batch, and from a random start confuses classes for long.
     Differs: the image encoder is the architecture under test, and `cnn-small` is the paper's.
@@ -84,6 +85,7 @@ class NoPropCT(Method):
         "lr": LogUniform(1e-4, 1e-2),
         "weight_decay": LogUniform(1e-4, 1e-2),  # paper: 1e-3
         "eta": LogUniform(0.1, 10.0),  # paper: 1
+        "gamma_0": Uniform(-5.0, -2.0),  # open in the paper
     }
 
     def __init__(self, blocks: Blocks, task: Task, config: NoPropCTConfig, rng: Generator) -> None:

@@ -88,7 +88,8 @@ class SoftHebb(Method):
 
     Differs: one rate, temperature and power for all layers, where the paper tunes each by layer.
     Differs: the blocks' share of the budget is a setting; the paper gives them one epoch in
-        batches of 10, and the readout 50.
+        batches of 10, and the readout 50. A step goes equally far whatever the batch: with a few
+        hundred steps at the default rate, wide blocks stay near their random weights.
     Differs: widths, kernels and pooling are the architecture's, convolutions pad with zeros, not
         by reflection, and networks end in a dense layer where the paper's end in a convolution.
     Differs: dense blocks follow the rule for convolutions; the released code's fully connected

@@ -20,7 +20,8 @@ def _row(suffix: str, label: str, **settings: object) -> Row:
 CONTROLS = ("backprop", "mono-forward", "mono-forward-cosine")
 
 CHOICES = (
-    _row("smooth", "smooth loss, T = 1", loss="smooth"),
+    # T = 1 would be a sum over all wrong classes that no cosine can get below: no margin, no end
+    _row("smooth", "smooth loss, T = 0.2", loss="smooth", temperature=0.2),
     _row("pairwise", "pairwise loss", loss="pairwise"),
     _row("margin-0", "margin 0", margin=0.0),
     _row("margin-0.2", "margin 0.2", margin=0.2),

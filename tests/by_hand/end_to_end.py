@@ -45,12 +45,13 @@ def by_hand_backprop(m: Any, x: Tensor, y: Tensor) -> None:
 
 @torch.no_grad()
 def by_hand_fa(m: Any, x: Tensor, y: Tensor) -> None:
-    returning(m, x, y, [layer.feedback.fixed for layer in linear_layers(m)])
+    first, *others = linear_layers(m)  # nothing returns to the image
+    returning(m, x, y, [first.weight, *(layer.feedback.fixed for layer in others)])
 
 
 @torch.no_grad()
 def by_hand_usf(m: Any, x: Tensor, y: Tensor) -> None:
-    first, *others = [layer.weight for layer in linear_layers(m)]  # nothing returns to the image
+    first, *others = [layer.weight for layer in linear_layers(m)]
     signs = [w.sign().mul_(1 / math.sqrt(3 * w.shape[1])) for w in others]
     returning(m, x, y, [first, *signs])
 

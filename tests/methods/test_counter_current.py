@@ -72,7 +72,7 @@ def test_stop_gradients_hold() -> None:
         above = [g[1], labels]
     for l in range(2):
         block, layer = method.blocks[l], method.feedback[l]
-        loss = alignment_loss(block(h[l]), layer(above[l]), y, "identity")
+        loss = alignment_loss(block(h[l]), layer(above[l]), y, "class")
         parts = {"blocks": block.weights.weight, "aux.feedback": layer.weights.weight}
         alone = torch.autograd.grad(loss, list(parts.values()))
         for name, gradient in zip(parts, alone, strict=True):

@@ -227,6 +227,25 @@ def test_training_raises_goodness_under_the_true_label() -> None:
     assert float((true - others).mean()) > 0
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("architecture", ["alexnet", "layercnn-8x128"])
+def test_first_convolutions_of_other_shapes(kind: str, architecture: str) -> None:
+    """11x11 with stride 4; behind a space-to-depth."""
+    task = Task("photos", (3, 64, 64), 5, mean=(0.4, 0.4, 0.4), std=(0.3, 0.3, 0.3))
+    settings = METHODS["ff-conv"].variants[kind]
+    method = make("ff-conv", task, architecture, **settings)
+    plain = make("ff-conv", task, architecture, label="fourier").blocks[0].weights
+    first = method.blocks[0].weights
+    assert (first.kernel_size, first.stride, first.padding) == (
+        plain.kernel_size, plain.stride, plain.padding,
+    )  # fmt: skip
+    more = 5 * method.blocks[0].pool ** 2 if kind == "planes" else 0
+    assert first.in_channels == plain.in_channels + more
+    x, y = batch(4, task)
+    assert torch.isfinite(method.train_step(x, y, "all", 0.0)["loss"])
+    assert method.logits(x).shape == (4, 5)
+
+
 def test_refusals() -> None:
     cls = METHODS["ff-conv"]
 

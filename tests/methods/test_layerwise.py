@@ -164,6 +164,25 @@ def test_the_learning_rate_steps_down_in_every_phase() -> None:
         assert rates == pytest.approx([0.1, 0.1, 0.02, 0.004, 0.0008])
 
 
+def test_a_milestone_that_a_step_falls_on_is_reached_whatever_the_rounding() -> None:
+    made, (x, y) = method(), batch(8)
+    steps_each = 10 * 391  # shares of it times four are no round numbers in binary
+    for phase in range(4):
+        name = f"block_{phase}"
+        for tenths, rate in ((3, 0.02), (6, 0.004), (9, 0.0008)):
+            step = phase * steps_each + tenths * 391
+            made.train_step(made.frozen(x, name), y, name, step / (4 * steps_each))
+            assert made.optimizers[phase].param_groups[0]["lr"] == pytest.approx(rate)
+
+
+@pytest.mark.parametrize("lr", [0.01, 0.1, 1.0])
+def test_dense_blocks_behind_convolutions_have_a_fifth_of_any_rate(lr: float) -> None:
+    made = make("layerwise", architecture="cnn-small", k=1, lr=lr)
+    assert made.rates == pytest.approx([lr, lr, lr, 0.2 * lr])
+    assert make("layerwise", architecture="cnn-small", k=2, lr=lr).rates == [lr] * 4
+    assert make("layerwise", k=1, lr=lr).rates == [lr] * 2
+
+
 def test_each_block_starts_with_an_optimizer_of_its_own() -> None:
     made = method()
     steps(made, 0)
