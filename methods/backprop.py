@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 from methods.base import Method, Task, Traits, adamw, cosine, set_lr, steps_down, trainable
 from methods.blocks import Blocks, BlockStyle, dropout
 from methods.registry import register
-from methods.space import LogUniform
+from methods.space import LogUniform, Uniform
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Backprop(Method):
     source = "Rumelhart, Hinton & Williams 1986"
     traits = Traits(local_updates=False)
     Config = BackpropConfig
-    space: ClassVar = {"lr": LogUniform(1e-4, 1e-2), "weight_decay": LogUniform(1e-4, 0.1)}
+    space: ClassVar = {"lr": LogUniform(1e-4, 1e-2), "weight_decay": Uniform(0.0, 0.1)}
 
     def __init__(self, blocks: Blocks, task: Task, config: BackpropConfig, rng: Generator) -> None:
         super().__init__(blocks, task, config, rng)

@@ -22,7 +22,7 @@ from torch import Generator, Tensor, nn
 from methods.base import Method, Task, Traits, adamw, cosine, set_lr, trainable
 from methods.blocks import Blocks, BlockStyle, PooledLinear, pool_until
 from methods.registry import register
-from methods.space import LogUniform
+from methods.space import LogUniform, Uniform
 
 CALIBRATION_BATCH = 256  # images at a time through the blocks, to bound the memory
 
@@ -61,7 +61,7 @@ class CaFo(Method):
     Config = CaFoConfig
     space: ClassVar = {
         "lr": LogUniform(3e-4, 3e-2),
-        "weight_decay": LogUniform(1e-4, 0.1),  # AdamW: less is nothing
+        "weight_decay": Uniform(0.0, 0.1),  # of AdamW: below 1e-3 it is next to nothing
     }
 
     def __init__(self, blocks: Blocks, task: Task, config: CaFoConfig, rng: Generator) -> None:

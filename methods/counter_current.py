@@ -26,7 +26,7 @@ from methods import batch
 from methods.base import Method, Task, Traits, adamw, cosine, set_lr, trainable
 from methods.blocks import Block, Blocks
 from methods.registry import register
-from methods.space import LogUniform
+from methods.space import LogUniform, Uniform
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class CounterCurrent(Method):
     Config = CounterCurrentConfig
     space: ClassVar = {
         "lr": LogUniform(1e-4, 1e-2),
-        "weight_decay": LogUniform(1e-4, 0.1),  # released: 1e-6 of SGD at rate 1, as 1e-3 here
+        "weight_decay": Uniform(0.0, 0.1),  # released: 1e-6 of SGD at rate 1, as 1e-3 here
     }
 
     def __init__(

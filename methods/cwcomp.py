@@ -22,7 +22,7 @@ from methods.base import Task, Traits, adamw, trainable
 from methods.blocks import Blocks
 from methods.local_scores import LocalScores
 from methods.registry import register
-from methods.space import LogUniform
+from methods.space import LogUniform, Uniform
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class CwComp(LocalScores):
     Config = CwCompConfig
     space: ClassVar = {
         "lr": LogUniform(3e-4, 3e-2),  # released: 1e-2
-        "weight_decay": LogUniform(1e-4, 0.1),  # AdamW: less is nothing
+        "weight_decay": Uniform(0.0, 0.1),  # of AdamW: below 1e-3 it is next to nothing
     }
 
     def __init__(self, blocks: Blocks, task: Task, config: CwCompConfig, rng: Generator) -> None:

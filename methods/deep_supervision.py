@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 from methods.base import Method, Task, Traits, adamw, cosine, set_lr, trainable
 from methods.blocks import Blocks, PooledLinear
 from methods.registry import register
-from methods.space import LogUniform
+from methods.space import LogUniform, Uniform
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class DeepSupervision(Method):
     Config = DeepSupervisionConfig
     space: ClassVar = {
         "lr": LogUniform(1e-4, 1e-2),
-        "weight_decay": LogUniform(1e-4, 0.1),  # AdamW: less is nothing
+        "weight_decay": Uniform(0.0, 0.1),  # of AdamW: below 1e-3 it is next to nothing
     }
 
     def __init__(

@@ -21,7 +21,7 @@ from torch import Generator, Tensor, nn
 from methods.base import Method, Task, Traits, adamw, cosine, set_lr, trainable
 from methods.blocks import Blocks
 from methods.registry import register
-from methods.space import LogUniform
+from methods.space import LogUniform, Uniform
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class DirectFeedbackAlignment(Method):
     traits = Traits(local_updates=True, feedback="the output error, through fixed random matrices")
     Config = DirectFeedbackAlignmentConfig
     # backprop's, so that the way back is still all that differs
-    space: ClassVar = {"lr": LogUniform(1e-4, 1e-2), "weight_decay": LogUniform(1e-4, 0.1)}
+    space: ClassVar = {"lr": LogUniform(1e-4, 1e-2), "weight_decay": Uniform(0.0, 0.1)}
 
     def __init__(
         self, blocks: Blocks, task: Task, config: DirectFeedbackAlignmentConfig, rng: Generator

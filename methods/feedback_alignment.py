@@ -22,7 +22,7 @@ from torch import Generator, Tensor, nn
 from methods.base import Method, Task, Traits, adamw, cosine, set_lr, trainable
 from methods.blocks import Blocks
 from methods.registry import register
-from methods.space import LogUniform
+from methods.space import LogUniform, Uniform
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class FeedbackAlignment(Method):
     )
     Config = FeedbackAlignmentConfig
     # backprop's, so that the way back is still all that differs
-    space: ClassVar = {"lr": LogUniform(1e-4, 1e-2), "weight_decay": LogUniform(1e-4, 0.1)}
+    space: ClassVar = {"lr": LogUniform(1e-4, 1e-2), "weight_decay": Uniform(0.0, 0.1)}
     signs: ClassVar[bool] = False  # whether the way back follows the signs of the weights
 
     def __init__(
