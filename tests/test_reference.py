@@ -12,24 +12,36 @@ from results import Store
 ROOT = Path(__file__).parent.parent
 STORE = Store(ROOT / "results" / "reference")
 KEYS = sorted(path.stem for path in STORE.records_dir.glob("*.json"))
+PLANS = {path.stem: STORE.read_plan(path.stem) for path in STORE.plans_dir.glob("*.json")}
+UNFINISHED = {"table1-tune"}  # the README says how far it is
+
+
+def keys_of(*suites: str) -> set[str]:
+    return {cell["key"] for name in suites for cell in (PLANS[name] or {})["cells"]}
+
+
+POINTS = keys_of(*PLANS.keys() & {"table1-tune"})  # of a tuning: its page has them all
 
 
 def test_there_are_some_and_a_plan_asks_for_each() -> None:
-    plans = [STORE.read_plan(path.stem) for path in STORE.plans_dir.glob("*.json")]
-    wanted = {cell["key"] for plan in plans if plan is not None for cell in plan["cells"]}
-    assert wanted == set(KEYS) != set()
+    assert set(KEYS) != set()
+    assert set(KEYS) <= keys_of(*PLANS)
+    assert keys_of(*PLANS.keys() - UNFINISHED) <= set(KEYS)
 
 
 @pytest.mark.parametrize("key", KEYS)
 def test_a_reference_record_says_how_it_was_made(key: str) -> None:
     record = STORE.read([key]).records[key]  # which checks that the key is the hash of the cell
+    if key in POINTS and record["status"] == "diverged":  # an answer, too
+        return
     assert record["status"] == "ok" and record["metrics"]["test"]
-    assert record["command"].startswith("python -m suites.run ")
+    assert re.match(r"python -m suites\.(run|tune) ", record["command"])
+    assert " /" not in record["command"]  # a folder of the machine that made it
     assert record["environment"]["cpu"] and record["environment"]["packages"]["torch"]
     assert record["environment"]["git_commit"] and not record["environment"]["git_dirty"]
 
 
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("key", sorted(set(KEYS) - POINTS))
 def test_the_table_beside_them_tells_their_numbers(key: str) -> None:
     """A line of results/reference/README.md names each record, with its headline."""
     record = STORE.read([key]).records[key]
