@@ -83,11 +83,13 @@ class Tuning:
     @cached_property
     def edges(self) -> list[str]:
         """Where the best value is in the outer tenth of a range: "lr near the low end"."""
+        if self.best is None:
+            return []
         found = []
-        for name, values in self.space.items() if self.best else ():
+        for name, values in self.space.items():
             if values["scale"] == "choice":
                 continue
-            u = _coordinate(self.best.settings[name], values)  # type: ignore[union-attr]
+            u = _coordinate(self.best.settings[name], values)
             if not EDGE <= u <= 1 - EDGE:
                 found.append(f"{label(name)} near the {'low' if u < EDGE else 'high'} end")
         return found
