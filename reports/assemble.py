@@ -232,7 +232,7 @@ def _least_local(audits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     found = dict(audits[0]) if audits else {}
     for other in audits[1:]:
         for name, value in other.items():
-            if name in ("label_free", "true_gradient"):
+            if name == "label_free":
                 found[name] = found[name] and value
             elif isinstance(value, bool | int) and name in found:
                 found[name] = max(found[name], value)
@@ -291,6 +291,7 @@ def _claims(
 ) -> tuple[Claim, ...]:
     """Every published number about these methods on these datasets, beside ours."""
     found = []
+    tuned = {(t["row"], t["column"]) for t in plan.get("tuned") or ()}
     for row in rows:
         for dataset in dict.fromkeys(column.published_as or column.dataset for column in columns):
             for number in published(row.id, dataset):
@@ -303,6 +304,7 @@ def _claims(
                     claim_of(
                         number, row, dataset, column, cells[row.id, column.id] if column else None,
                         plan["suite"], plan["profile"],
+                        column is not None and (row.id, column.id) in tuned,
                     )
                     for column in same or [None]
                 ]  # fmt: skip
@@ -324,7 +326,8 @@ def _marked(column: list[Cell], rows: Sequence[Row], plan: Plan) -> dict[tuple[s
     winner = complete[next(row for row in means if means[row] == top)]
     marked = {row: replace(c, best=True) for row, c in complete.items() if means[row] == top}
     group = list(complete.values())
-    step = rounding_step(plan, next(r for r in rows if r.id == winner.row), winner.runs)
+    by_id = {row.id: row for row in rows}
+    step = max(rounding_step(plan, by_id[c.row], c.runs) for c in group)
     p_values = beside_the_best([_by_seed(c) for c in group], group.index(winner), step)
     for rival, p_value in zip(group, p_values, strict=True):
         if rival.row not in marked and p_value is not None and p_value > LEVEL:

@@ -90,9 +90,10 @@ def caption(table: Table) -> list[str]:
         tuned = [bool(column.protocol.get("tuning")) for column in table.columns]
         sentences += [PROBED] * (not all(tuned)) + [TUNED] * any(tuned)
     elif table.plan["headline"]["split"] in ("test", "val"):
+        split = any(column.protocol.get("val_fraction", 0.1) for column in table.columns)
         sentences.append(
-            "Weights are those after the last epoch; the test set is read once, at the end; the"
-            " validation split is cut from the training set."
+            "Weights are those after the last epoch; the test set is read once, at the end"
+            + ("; the validation split is cut from the training set." if split else ".")
         )
     if said := budget_sentence(table):
         sentences.append(said)
@@ -103,11 +104,12 @@ def caption(table: Table) -> list[str]:
         sentences.append(
             "\u2248: not distinguishable from the best with these seeds (t test, paired"
             " where seeds are the same, Welch's otherwise; 5 %, Holm-corrected for all pairs of the"
-            " column, since the best was chosen by its seeds)."
+            " column, since the best was chosen by its seeds; no spread is taken to be less than"
+            " rounding to whole images makes it)."
         )
     if counts(table)["stale"]:
         sentences.append("\u2020: made in part by older sources than the current ones (stale).")
-    if any(c.claims for c in table.cells.values()):
+    if any(c.shown_claims for c in table.cells.values()):
         sentences.append(
             "Published: the source's own number, with ours minus it in parentheses; where sources "
             "differ, the lowest and the highest."

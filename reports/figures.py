@@ -111,7 +111,7 @@ def draw_accuracy(axes: Axes, table: Table, column: Column) -> None:
             seeds += [(v, i + 0.24) for v in value.values]
         if value.half_width is not None:
             intervals.append((value.mean, i, value.half_width, look["color"]))
-        claims += [(claim.accuracy_pct, i) for claim in cell.claims]
+        claims += [(claim.accuracy_pct, i) for claim in cell.shown_claims]
         axes.plot(
             value.mean, i, marker=look["marker"], color=look["color"], markersize=5.4, linestyle=""
         )

@@ -17,12 +17,19 @@ THIN = "\u202f"  # narrow no-break space between groups of three digits
 
 
 def decimals(value: Estimate) -> int:
-    """One decimal; two when the interval is too narrow to be seen in one; none for counts."""
+    """One decimal; more when the interval is too narrow to be seen in one; none for counts.
+
+    Two as well near 100 without an interval, where papers print two.
+    """
     if value.counted and all(v == int(v) for v in value.values):
         return 0
-    if value.half_width is not None and value.half_width < 0.1:
+    if value.half_width is None:
+        return 2 if 99 <= value.mean < 100 else 0 if abs(value.mean) >= 1000 else 1
+    if 0 < value.half_width < 0.005:
+        return 3
+    if value.half_width < 0.1:
         return 2
-    return 0 if abs(value.mean) >= 1000 else 1
+    return 0 if abs(value.mean) >= 1000 and value.half_width >= 1 else 1
 
 
 def estimate_text(value: Estimate, plus_minus: str = " \u00b1 ") -> str:
@@ -51,8 +58,8 @@ def published_text(claims: Sequence[tuple[float, int, float | None]]) -> str:
     if len(claims) != 1:  # under several protocols: none of them is the published number
         low, high = min(values, key=float), max(values, key=float)
         return low if low == high else f"{low} to {high}"
-    difference = claims[0][2]
-    return values[0] + (f" ({signed(difference)})" if difference is not None else "")
+    _, places, difference = claims[0]
+    return values[0] + (f" ({signed(difference, places)})" if difference is not None else "")
 
 
 def number(value: float | None) -> str:

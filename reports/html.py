@@ -169,8 +169,9 @@ def _state(state: str) -> str:
 
 
 def _published(cell: Cell) -> str:
-    text = published_text([(c.accuracy_pct, c.decimals, c.difference) for c in cell.claims])
-    return text + (f", {cell.claims[0].verdict}" if len(cell.claims) == 1 else "")
+    shown = cell.shown_claims
+    text = published_text([(c.accuracy_pct, c.decimals, c.difference) for c in shown])
+    return text + (f", {shown[0].verdict}" if len(shown) == 1 else "")
 
 
 def _claim(claim: Claim) -> str:

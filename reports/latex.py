@@ -92,7 +92,7 @@ def render(table: Table, aligned: bool = False) -> str:
             {
                 "label": row.label,
                 "cells": [_cell(cell, notes, widths[cell.column] > 1) for cell in cells],
-                "published": published if any(cell.claims for cell in cells) else [],
+                "published": published if any(cell.shown_claims for cell in cells) else [],
             }
         )
     groups, first = [], 2
@@ -232,7 +232,7 @@ def _number(value: Estimate, bold: bool) -> str:
 
 
 def _published(cell: Cell) -> str:
-    if not cell.claims:
+    if not cell.shown_claims:
         return ""
-    text = published_text([(c.accuracy_pct, c.decimals, c.difference) for c in cell.claims])
+    text = published_text([(c.accuracy_pct, c.decimals, c.difference) for c in cell.shown_claims])
     return re.sub(r"\(([^)]*)\)", lambda m: f"(${m[1].replace(MINUS, '-')}$)", text)

@@ -30,8 +30,8 @@ LEAST_COLUMNS = 2
 
 CAPTION = (
     "Over {n} columns: all those that {control} and at least one other method have finished with "
-    "{seeds} seeds or more. A score is the difference from {control} with the same seed, in "
-    "percentage points, and so has no unit of a dataset. IQM: the mean of the middle half of all "
+    "{seeds} seeds in common or more. A score is the difference from {control} with the same seed, "
+    "in percentage points, so it has no unit of a dataset. IQM: the mean of the middle half of all "
     "scores, which one odd seed or one odd dataset cannot move far. Better than {control}: the "
     "chance that a run of the method beats one of {control} on the same column, ties counted half, "
     "averaged over columns. Brackets: 95 % percentile intervals of {resamples} bootstrap resamples "
@@ -69,28 +69,37 @@ def summarise(table: Table) -> Summary | None:
     control = table.control
     if control is None or table.metric != "accuracy_pct" or table.kind != "train":
         return None
-    columns = [c for c in table.columns if any(_paired(table.cell(row, c)) for row in table.rows)]
+    seeds = {
+        (row.id, c.id): _seeds(table, row, control, c) for row in table.rows for c in table.columns
+    }
+    columns = [c for c in table.columns if any(seeds[row.id, c.id] for row in table.rows)]
     if len(columns) < LEAST_COLUMNS:
         return None
     rivals, left_out = [], []
     for row in table.rows:
-        n = sum(_paired(table.cell(row, column)) for column in columns)
+        n = sum(bool(seeds[row.id, column.id]) for column in columns)
         if n == len(columns):
             rivals.append(row)
         elif row != control:
             left_out.append(f"{row.label} ({n} of {len(columns)} columns)")
     if not rivals:
         return None
-    scores = {row.id: [_scores(table, row, control, c) for c in columns] for row in rivals}
-    theirs = [_values(table.cell(control, column)) for column in columns]
-    resamples = min(RESAMPLES, max(FEWEST, MOST_DRAWN // sum(map(len, theirs))))
+    results = {
+        row.id: [
+            tuple(_values(table.cell(r, c), seeds[row.id, c.id]) for r in (row, control))
+            for c in columns
+        ]
+        for row in rivals
+    }
+    scores = {name: [ours - theirs for ours, theirs in pairs] for name, pairs in results.items()}
+    n_values = max(sum(map(len, found)) for found in scores.values())
+    resamples = min(RESAMPLES, max(FEWEST, MOST_DRAWN // n_values))
     lines = []
     for row in rivals:
         # every method starts from the same draws, so that another row moves no number
         rng = np.random.default_rng(SEED)
-        ours = [_values(table.cell(row, column)) for column in columns]
         drawn = resampled(scores[row.id], rng, resamples)
-        order = [ranked(a, b) for a, b in zip(ours, theirs, strict=True)]  # all that is asked for
+        order = [ranked(*pair) for pair in results[row.id]]  # all that is asked for
         sides: list[Strata] = [[pair[i] for pair in order] for i in (0, 1)]
         better = probability_of_improvement(*([v[None] for v in side] for side in sides))
         again = probability_of_improvement(*(resampled(side, rng, resamples) for side in sides))
@@ -120,14 +129,22 @@ def summarise(table: Table) -> Summary | None:
     )
 
 
-def _paired(cell: Cell) -> bool:
-    """Whether it has the seeds of the control."""
-    return cell.beside is not None and cell.beside.difference.paired
+def _seeds(table: Table, row: Row, control: Row, column: Column) -> list[int]:
+    """The seeds that a method and the control share on a column, where both are whole; else none.
+
+    None, too, where they are too few, and for the control itself.
+    """
+    cells = table.cell(row, column), table.cell(control, column)
+    if row == control or any(cell.state != "ok" for cell in cells):
+        return []
+    shared = set(_by_seed(cells[0])) & set(_by_seed(cells[1]))
+    return sorted(shared) if len(shared) >= MIN_SEEDS_FOR_INTERVAL else []
 
 
-def _values(cell: Cell) -> Values:
-    return np.array(cell.estimate.values if cell.estimate else ())
+def _by_seed(cell: Cell) -> dict[int, float]:
+    return {run.seed: run.value for run in cell.runs if run.value is not None}
 
 
-def _scores(table: Table, row: Row, control: Row, column: Column) -> Values:
-    return _values(table.cell(row, column)) - _values(table.cell(control, column))
+def _values(cell: Cell, seeds: list[int]) -> Values:
+    values = _by_seed(cell)
+    return np.array([values[seed] for seed in seeds])

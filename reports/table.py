@@ -117,6 +117,11 @@ class Cell:
         return len(self.runs)
 
     @property
+    def shown_claims(self) -> tuple[Claim, ...]:
+        """The claims about the number that the table shows, and not about another readout."""
+        return tuple(claim for claim in self.claims if not claim.readout)
+
+    @property
     def n_stale(self) -> int:
         return sum(run.stale for run in self.runs)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -21,13 +22,13 @@ def target(table: Table, column: Column) -> float | None:
 
 
 def seconds_to(cell: Cell, accuracy_pct: float) -> float | None:
-    """Mean training time over the ok seeds; None where a seed never gets there.
+    """Median training time over the ok seeds; None where a seed never gets there.
 
     Between two epochs by straight line; validation itself is not counted.
     """
     found = [_reached(_curve(run), accuracy_pct) for run in _ok(cell)]
     times = [seconds for seconds in found if seconds is not None]
-    return sum(times) / len(times) if times and len(times) == len(found) else None
+    return statistics.median(times) if times and len(times) == len(found) else None
 
 
 def _ok(cell: Cell) -> list[Run]:

@@ -20,12 +20,14 @@ from reports.assemble import build_table
 from reports.build import ReportError, build, main
 from reports.caption import caption, counts
 from reports.drilldown import drilldowns
-from reports.formatting import number, signed, when
+from reports.formatting import estimate_text, number, signed, when
 from reports.frame import to_frame, to_short_csv
 from reports.html import render as render_html
 from reports.latex import escape
 from reports.latex import render as render_latex
 from reports.plan import PlanError
+from reports.statistics import estimate
+from reports.summary import summarise
 from results.store import Store
 from tests.records import HOSTILE, Number, filled, make_plan, make_record, nothing
 
@@ -126,6 +128,50 @@ def test_of_several_published_numbers_none_is_the_one(tmp_path: Path) -> None:
     table = build_module.read("table1", store, published)
     assert "published 97.1 to 98.4<" in render_html(table)
     assert "97.1 to 98.4" in render_latex(table)
+
+
+def test_a_number_about_another_readout_does_not_stand_beside_the_headline(tmp_path: Path) -> None:
+    """Its difference is that of the readout it is about, and would not be that of the cell."""
+
+    def published(row: str, dataset: str) -> list[Number]:
+        both = [Number(98.4, None, "60", "Table 2"), Number(91.3, None, "9", "it", readout="sum")]
+        return both if row == "hff" else []
+
+    store = filled(tmp_path, make_plan(), [make_record(seed=s) for s in range(3)])
+    table = build_module.read("table1", store, published)
+    page, tex = render_html(table), render_latex(table)
+    assert "published 98.4 (\u22121.4)" in page and "91.3 to" not in page + tex
+    assert "98.4 ($-1.4$)" in tex
+    assert "for the readout sum: 91.3 %, ours minus published +5.20" in page
+    only = build_module.read("table1", store, lambda row, data: published(row, data)[1:])
+    assert "published 91.3" not in render_html(only)
+    assert not any("Published:" in sentence for sentence in caption(only))
+
+
+def summed(folder: Path, *, ff_seeds: int) -> Any:
+    """Two columns; backprop with five seeds, one rival with five, and one with fewer on one."""
+    columns = ("digits/mlp-2x500", "digits/cnn-small")
+    rows = ("backprop", "hff", "ff")
+    plan = make_plan(rows, columns, seeds=5)
+    short = ("ff", columns[1])
+    plan["cells"] = [
+        c for c in plan["cells"] if (c["row"], c["column"]) != short or c["seed"] < ff_seeds
+    ]
+    records = [
+        make_record(row, column, seed, accuracy=95 + i + 0.1 * seed)
+        for i, row in enumerate(rows) for column in columns for seed in range(5)
+        if (row, column) != short or seed < ff_seeds
+    ]  # fmt: skip
+    return build_module.read("table1", filled(folder, plan, records), nothing)
+
+
+def test_methods_are_summed_up_over_the_seeds_they_share_with_the_control(tmp_path: Path) -> None:
+    found = summarise(summed(tmp_path / "a", ff_seeds=3))
+    assert found is not None and not found.left_out
+    assert [(line.row.id, round(line.iqm, 6)) for line in found.lines] == [("ff", 2), ("hff", 1)]
+    assert [len(scores) for scores in found.scores["ff"]] == [5, 3]
+    few = summarise(summed(tmp_path / "b", ff_seeds=2))
+    assert few is not None and few.left_out == ("FF (1 of 2 columns)",)
 
 
 def test_running_cells_are_shown_as_running() -> None:
@@ -392,6 +438,16 @@ def test_numbers_are_written_for_reading() -> None:
     texts = [number(x) for x in (0.01234, 1.5, 123.4, 12345.6, 1e6, 0, None)]
     assert texts == ["0.0123", "1.50", "123", "12\u202f300", "1\u202f000\u202f000", "0", "–"]
     assert [signed(x) for x in (1.26, -1.26, -0.01)] == ["+1.3", "−1.3", "0.0"]
+    texts = [
+        estimate_text(found) for values in (
+            (97.0, 98.0, 99.0), (97.0, 97.05, 97.1), (97.01, 97.011, 97.012), (97.0, 97.0, 97.0),
+            (1234.1, 1234.4, 1234.2), (1200.0, 1300.0, 1250.0), (97.24, 97.26), (99.69, 99.74),
+        ) if (found := estimate(values))
+    ]  # fmt: skip
+    assert texts == [
+        "98.0 ± 2.5", "97.0 ± 0.1", "97.011 ± 0.002", "97.00 ± 0.00", "1234.2 ± 0.4",
+        "1250 ± 124", "97.2, 97.3", "99.69, 99.74",
+    ]  # fmt: skip
     assert when("2026-03-01T12:00:00+02:00") == "2026-03-01 10:00 UTC"
     assert when("not a time") == "not a time"
 

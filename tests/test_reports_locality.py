@@ -70,10 +70,12 @@ def test_of_several_seeds_the_least_local_finding_counts(tmp_path: Path) -> None
     plan = make_plan(("hff",), seeds=2)
     plan["headline"] = {"split": "audit", "metric": "chain_longest"}
     records = [
-        make_record("hff", seed=seed) | {"audit": {**FOUND, "depends_on_later": bool(seed)}}
+        make_record("hff", seed=seed)
+        | {"audit": {**FOUND, "depends_on_later": bool(seed), "true_gradient": not seed}}
         for seed in range(2)
     ]
     table = build_module.read("table1", filled(tmp_path, plan, records), nothing)
+    assert table.cells["hff", "digits/mlp-2x500"].audit["true_gradient"] is True
     assert table.cells["hff", "digits/mlp-2x500"].audit["depends_on_later"] is True
     assert "of 2 seeds" in render_html(table)
 

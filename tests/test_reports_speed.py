@@ -205,6 +205,22 @@ def test_time_to_a_target_is_read_off_the_curve(tmp_path: Path) -> None:
     assert "train to target, s" in html.render(table)
 
 
+def test_time_to_a_target_is_a_median_like_the_costs_beside_it(tmp_path: Path) -> None:
+    """One seed that was slowed down says nothing of the method."""
+    plan = make_plan(("backprop",), seeds=3)
+    records = []
+    for seed in range(3):
+        record = make_record("backprop", seed=seed)
+        seconds = [s * (10 if seed == 2 else 1) for s in (1.0, 2.0)]
+        record["curves"] |= {
+            "train_s": seconds, "val_accuracy_pct": [90.0, 100.0], "epoch": [1, 2],
+        }  # fmt: skip
+        records.append(record)
+    table = read("table1", filled(tmp_path, plan, records), plan=plan)
+    cell = table.cell(table.rows[0], table.columns[0])
+    assert targets.seconds_to(cell, 95.0) == pytest.approx(1.5)
+
+
 def test_the_front_joins_what_nothing_beats(tmp_path: Path) -> None:
     table = trained(tmp_path, {row: [(1.0, 90.0)] for row in ("a", "b")})
     panels = cost_figures.pareto_panels(table)
