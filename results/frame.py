@@ -58,7 +58,7 @@ def load(store: Store | Path | str, cache: bool = True) -> DataFrame:
         fresh = pandas.DataFrame(by_column(_lines(store, sorted(new))))
     frames = [f for f in (kept, fresh) if not f.empty]
     frame = pandas.concat(frames, ignore_index=True) if frames else known
-    frame = frame.sort_values("file", ignore_index=True)
+    frame = _of_one_type(frame.sort_values("file", ignore_index=True))
     if cache:
         with contextlib.suppress(OSError):  # a store that may only be read
             _write(store, frame)
@@ -154,14 +154,19 @@ def _write(store: Store, frame: DataFrame) -> None:
     import pyarrow
     from pyarrow import parquet
 
+    table = pyarrow.Table.from_pandas(frame, preserve_index=False)
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"bpfree": FORMAT})
+    with replacing(_path(store)) as part:
+        parquet.write_table(table, part, compression="zstd")
+
+
+def _of_one_type(frame: DataFrame) -> DataFrame:
+    """Columns of several types as text, as the cache has them: the second load gives the same."""
     mixed = {
         name: column.map(str, na_action="ignore") for name, column in frame.items()
         if column.dtype == object and _is_mixed(column)
     }  # fmt: skip
-    table = pyarrow.Table.from_pandas(frame.assign(**mixed), preserve_index=False)
-    table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"bpfree": FORMAT})
-    with replacing(_path(store)) as part:
-        parquet.write_table(table, part, compression="zstd")
+    return frame.assign(**mixed)
 
 
 def _is_mixed(column: Any) -> bool:

@@ -96,9 +96,9 @@ def test_settings_of_several_types_share_a_column(tmp_path: Path) -> None:
         record = make_record("hff", seed=7)
         record["cell"] = record["cell"] | {"config": {"steps": value}}
         store.publish(record | {"key": cell_key(record["cell"])})
-    load(store)
-    values = load(store)["cell.config.steps"].dropna().tolist()
-    assert sorted(map(str, values)) == ["10", "True", "ten"]
+    for _ in range(2):  # read, and from the cache
+        values = load(store)["cell.config.steps"].dropna().tolist()
+        assert sorted(values) == ["10", "True", "ten"]
 
 
 def test_an_empty_store(tmp_path: Path) -> None:
