@@ -464,15 +464,18 @@ def check_data(
         data = datasets.load(name, data_dir, 0.1, download)
         sizes[name], hashes[name] = len(data.train[1]), data.sha256
     if not fresh:
-        records = store.read((c.key for c in cells), fields=("data_sha256",)).records
+        fields = ("data_sha256", "source_sha256")
+        records = store.read((c.key for c in cells), fields=fields).records
         for cell in cells:
-            made_of = records.get(cell.key, {}).get("data_sha256")
-            if made_of not in (None, hashes[cell.dataset]):
-                raise RequestError(
-                    f"{cell.dataset} is not what it was: records in {store.root} are of data with "
-                    f"SHA-256 {made_of[:12]}…, and here it is {hashes[cell.dataset][:12]}…; "
-                    "take another --results-dir, or --fresh to train again"
-                )
+            sources = cell.dataset, cell.protocol.source if cell.reads_source else ""
+            for name, field in zip(sources, fields, strict=True):
+                made_of = records.get(cell.key, {}).get(field)
+                if name and made_of and made_of != hashes[name]:
+                    raise RequestError(
+                        f"{name} is not what it was: records in {store.root} are of data with "
+                        f"SHA-256 {made_of[:12]}…, and here it is {hashes[name][:12]}…; "
+                        "take another --results-dir, or --fresh to train again"
+                    )
     return sizes
 
 

@@ -22,7 +22,13 @@ from results.store import Plan
 from results.tuned import Chosen, Tuned
 from suites.engine.architectures import ARCHITECTURES
 from suites.engine.cell import Cell, Kind, Protocol
-from suites.engine.datasets import DATASETS, bare_task, whole_folder
+from suites.engine.datasets import (
+    DATASETS,
+    bare_task,
+    is_noise,
+    shared_classes,
+    whole_folder,
+)
 from suites.engine.execution import CHOICES
 from suites.engine.precision import PRECISIONS
 from suites.images import names
@@ -179,7 +185,7 @@ def expand(
             protocol = dataclasses.replace(place.protocol, **own)
             if values is not None:
                 chosen.append(_of_tuning(values, row, column, protocol))
-            if protocol.tuning == "itself" and row.method == "backprop":
+            if protocol.tuning == "itself" and row.method == "backprop" and not settings:
                 protocol = dataclasses.replace(protocol, tuning="backprop")  # the same, once
             first = Cell.of(
                 row.method, settings, architecture, dataset, protocol, 0, suite.kind, device
@@ -334,6 +340,7 @@ def _places(
             protocol = dataclasses.replace(
                 protocol, **changed, **(tuned if protocol.tuning else {})
             )
+            _check_meaning(suite.kind, dataset, protocol)
             column: dict[str, Any] = {
                 "id": f"{dataset}/{architecture}", "dataset": dataset,
                 "architecture": architecture, "protocol": {},
@@ -351,6 +358,23 @@ def _places(
                 column["protocol"] = protocol.cost()
                 column["axes"] = _axes(dataset, architecture, protocol)
             yield _Place(dataset, architecture, protocol, column, present)
+
+
+def _check_meaning(kind: Kind, dataset: str, protocol: Protocol) -> None:
+    """Raises RequestError for data on which an accuracy would not mean what it says."""
+    if kind not in ("train", "transfer"):
+        return
+    for name in filter(None, (dataset, protocol.source)):
+        if is_noise(name):
+            raise RequestError(
+                f"dataset {name!r} has random labels, and is tested by what it is trained on: it "
+                "is for costs (table2)"
+            )
+    if protocol.source != dataset and shared_classes(protocol.source, dataset):
+        raise RequestError(
+            f"{dataset} from {protocol.source}: one is part of the other, so that validation "
+            "images of the target were trained on; take parts with other classes"
+        )
 
 
 def _axes(dataset: str, architecture: str, protocol: Protocol) -> dict[str, int]:

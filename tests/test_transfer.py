@@ -102,6 +102,42 @@ def test_constant_features_say_nothing() -> None:
     assert not train[:, 1:].any() and not other[:, 1:].any()
 
 
+def test_few_labels_are_read_on_features_scaled_by_all_images() -> None:
+    """What happens to vary by a hair in the few must not be blown up to the size of the rest."""
+    rng = torch.Generator().manual_seed(0)
+    labels = torch.arange(400) % 2
+    few = probes.few(labels, 1, torch.Generator().manual_seed(1))
+    assert few is not None
+    x = torch.randn(400, 50, generator=rng)
+    x[few] *= 1e-3
+    x[:, 0] += 6.0 * labels  # the classes
+    part, whole = (x[few], labels[few]), (x, labels)
+    assert probes.linear(part, whole, whole, 2, unlabelled=x).test.right > 99
+    assert probes.linear(part, whole, whole, 2).test.right < 80
+    full = probes.linear(whole, whole, whole, 2)
+    assert probes.linear(whole, whole, whole, 2, unlabelled=x) == full  # what it means by default
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--datasets", "digits-0to4", "--sources", "digits"], "one is part of the other"),
+        (["--datasets", "digits", "--sources", "digits-0to4"], "one is part of the other"),
+        (["--datasets", "digits-0to4", "--sources", "digits-4to9"], "one is part of the other"),
+        (["--datasets", "digits-0to4", "--sources", "noise-1x8x8-c5"], "random labels"),
+    ],
+)
+def test_pairs_whose_accuracy_would_not_mean_what_it_says(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run.main(["table3", "--dry-run", *arguments])
+    assert words in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run.main(["table1", "--dry-run", "--datasets", "noise-1x8x8-c10"])
+    assert "random labels" in capsys.readouterr().err
+
+
 def test_few_have_equal_numbers_and_are_nested() -> None:
     labels = torch.arange(50) % 5
     draws = [probes.few(labels, n, torch.Generator().manual_seed(3)) for n in (2, 4)]

@@ -325,6 +325,11 @@ NOISE = re.compile(r"noise-(\d+)x(\d+)x(\d+)-c(\d+)")
 NOISE_IMAGES, NOISE_BYTES = 4096, 2**27  # as many images, if they fit into so many bytes
 
 
+def is_noise(name: str) -> bool:
+    """Whether a dataset is noise with random labels, whose test images are its training images."""
+    return NOISE.fullmatch(name) is not None
+
+
 def noise(name: str) -> Dataset | None:
     """Images of noise with random labels: "noise-3x32x32-c100" has 100 classes; else None."""
     match = NOISE.fullmatch(name)
@@ -365,6 +370,22 @@ def subset(name: str) -> Dataset | None:
         return parts[0], parts[1]
 
     return replace(whole, name=name, n_classes=last - first + 1, load=load_parts, sha256=None)
+
+
+def shared_classes(one: str, other: str) -> int:
+    """How many classes two datasets have in common that are the same dataset or parts of it."""
+    (whole, first, last), (whole_too, first_too, last_too) = map(_classes_of, (one, other))
+    if whole != whole_too:
+        return 0
+    return max(0, min(last, last_too) - max(first, first_too) + 1)
+
+
+def _classes_of(name: str) -> tuple[str, int, int]:
+    """The dataset that it is, or is part of, with its first and last class there."""
+    match = SUBSET.fullmatch(name)
+    if match and match[1] in DATASETS:
+        return match[1], int(match[2]), int(match[3])
+    return name, 0, DATASETS[name].n_classes - 1 if name in DATASETS else 0
 
 
 def whole_folder(name: str) -> str | None:

@@ -146,6 +146,7 @@ def attempt(
                 found |= costs.measure(cell, data, trial.device, trial.alive)
             elif cell.kind == "transfer":
                 trial.metrics = transfer.measure(trial, data)
+                found["source_sha256"] = trial.source_sha256
             else:
                 trial.run(data)
     except Diverged as event:

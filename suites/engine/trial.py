@@ -90,6 +90,7 @@ class Trial:
         self.cost: dict[str, Any] = {}
         self.test_images_per_s: float | None = None
         self.warnings: list[str] = []
+        self.source_sha256: str | None = None  # of transfer: of the data that it was trained on
 
     def run(self, data: Data) -> None:
         """Trains from the checkpoint, or from the start, and tests.

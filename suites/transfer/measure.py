@@ -57,13 +57,22 @@ def measure(trial: Trial, data: Data) -> dict[str, Any]:
     )
     n_classes, labels = data.task.n_classes, (data.train[1], data.val[1], data.test[1])
 
-    def over_blocks(fit: Callable[..., Probe], chosen: Tensor | slice = slice(None)) -> list[Probe]:
-        found = []
-        for parts in zip(train, val, test, strict=True):
-            own: list[Features] = list(zip(parts, labels, strict=True))
-            own[0] = own[0][0][chosen], own[0][1][chosen]
-            found.append(fit(*own, n_classes, trial.alive))
-        return found
+    def over_blocks(fit: Callable[..., Probe]) -> list[Probe]:
+        return [
+            fit(*zip(parts, labels, strict=True), n_classes, trial.alive)
+            for parts in zip(train, val, test, strict=True)
+        ]
+
+    def with_few(chosen: Tensor) -> Callable[..., Probe]:
+        """A linear probe that sees all training images, and the labels of the chosen ones."""
+
+        def fit(
+            whole: Features, on_val: Features, on_test: Features, n: int, alive: Callable[[], None]
+        ) -> Probe:
+            some = whole[0][chosen], whole[1][chosen]
+            return probes.linear(some, on_val, on_test, n, alive, unlabelled=whole[0])
+
+        return fit
 
     # in float32, whatever the method computes in
     with torch.autocast(trial.device.type, enabled=False):
@@ -71,10 +80,11 @@ def measure(trial: Trial, data: Data) -> dict[str, Any]:
             HEADLINE: over_blocks(probes.linear), "neighbours": over_blocks(probes.neighbours),
         }  # fmt: skip
         for shots in SHOTS:
-            rng = generator(trial.device, trial.cell.seed, data.task.name, "shots")
-            few = probes.few(data.train[1], shots, rng)
+            rng = generator("cpu", trial.cell.seed, data.task.name, "shots")
+            few = probes.few(data.train[1].cpu(), shots, rng)
             if few is not None:
-                read[f"linear, {shots} per class"] = over_blocks(probes.linear, few)
+                few = few.to(trial.device)
+                read[f"linear, {shots} per class"] = over_blocks(with_few(few))
     trial.progress.eval_s = time.monotonic() - begun
     return _metrics(read, {"val": len(labels[1]), "test": len(labels[2])})
 

@@ -45,6 +45,7 @@ def pretrained(trial: Trial) -> tuple[Method, Task]:
             weights.load_into(method.blocks, found, cell.architecture)
         return method, task
     data = datasets.load(cell.dataset, job.data_dir, cell.protocol.val_fraction)
+    trial.source_sha256 = data.sha256
     method = cell.build(data.task, device)
     if not job.cell.protocol.epochs:
         return method, data.task

@@ -67,7 +67,7 @@ def standardised(train: Tensor, *others: Tensor) -> list[Tensor]:
 
 def linear(
     train: Features, val: Features, test: Features, n_classes: int,
-    alive: Callable[[], None] = _nothing,
+    alive: Callable[[], None] = _nothing, unlabelled: Tensor | None = None,
 ) -> Probe:  # fmt: skip
     """Multinomial logistic regression on standardised features.
 
@@ -76,8 +76,13 @@ def linear(
 
     Args:
         alive: called once for each look at the data; may raise to stop.
+        unlabelled: features, (N, D), that mean and variance are taken of; None for those of
+            `train`, of which a few images say too little: what is constant in them would be lost,
+            what varies by a hair blown up.
     """
-    x, x_val, x_test = standardised(train[0], val[0], test[0])
+    if unlabelled is None:
+        unlabelled = train[0]
+    _, x, x_val, x_test = standardised(unlabelled, train[0], val[0], test[0])
     w = x.new_zeros(n_classes, x.shape[1])
     b = x.new_zeros(n_classes)
     tried = []
@@ -162,8 +167,11 @@ def few(labels: Tensor, shots: int, rng: torch.Generator) -> Tensor | None:
     """Indices of `shots` images of each class, drawn at random; None where a class has fewer.
 
     A larger number holds the images of a smaller one, for the same state of rng.
+
+    Args:
+        labels: (N,), on the CPU, so that every device is shown the same images.
     """
-    order = torch.randperm(len(labels), generator=rng, device=labels.device)
+    order = torch.randperm(len(labels), generator=rng)
     chosen = []
     for c in range(int(labels.max()) + 1):
         of_class = order[labels[order] == c]
