@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import shutil
 from pathlib import Path
@@ -223,6 +224,24 @@ def test_a_network_is_trained_once_for_all_its_targets(tmp_path: Path, trained: 
     )
     assert len({r["key"] for r in records}) == 3
     assert not list(tmp_path.glob("live/*")) and not list(tmp_path.glob("checkpoints/*"))
+
+
+def test_another_source_of_the_same_name_is_noticed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Records name the data of both sides: what was learned on other images is another result."""
+    argv = ["table3", "--methods", "random", "--seeds", "1", "--workers", "1", "--results-dir",
+            str(tmp_path), "--report-dir", str(tmp_path / "p")]  # fmt: skip
+    assert run.main(argv) == 0
+    (path,) = [p for p in tmp_path.glob("records/*.json") if "digits-5to9" in p.read_text()][:1]
+    told = json.loads(path.read_text())
+    source = told["cell"]["protocol"]["source"]
+    assert told["source_sha256"] == datasets.load(source, None, 0.1).sha256 != told["data_sha256"]
+    path.write_text(json.dumps({**told, "source_sha256": "0" * 64}))
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        run.main(argv)
+    assert f"{source} is not what it was" in capsys.readouterr().err
 
 
 def test_what_is_pretrained_is_the_cell_of_a_training(tmp_path: Path) -> None:
