@@ -328,7 +328,7 @@ def _marked(column: list[Cell], rows: Sequence[Row], plan: Plan) -> dict[tuple[s
     group = list(complete.values())
     by_id = {row.id: row for row in rows}
     step = max(rounding_step(plan, by_id[c.row], c.runs) for c in group)
-    p_values = beside_the_best([_by_seed(c) for c in group], group.index(winner), step)
+    p_values = beside_the_best([c.by_seed for c in group], group.index(winner), step)
     for rival, p_value in zip(group, p_values, strict=True):
         if rival.row not in marked and p_value is not None and p_value > LEVEL:
             marked[rival.row] = replace(rival, tied=True)
@@ -343,7 +343,7 @@ def _beside(column: list[Cell], control: Row, plan: Plan) -> dict[tuple[str, str
     for cell in column:
         if cell is other or not cell.state == other.state == "ok":
             continue
-        if (between := difference(_by_seed(other), _by_seed(cell), step)) is not None:
+        if (between := difference(other.by_seed, cell.by_seed, step)) is not None:
             rivals.append(cell)
             found.append(between)
     p_values = holm_adjusted([d.p_value for d in found])
@@ -351,7 +351,3 @@ def _beside(column: list[Cell], control: Row, plan: Plan) -> dict[tuple[str, str
         (c.row, c.column): replace(c, beside=Beside(d, p_value, p_value <= LEVEL))
         for c, d, p_value in zip(rivals, found, p_values, strict=True)
     }
-
-
-def _by_seed(cell: Cell) -> dict[int, float]:
-    return {run.seed: run.value for run in cell.runs if run.value is not None}

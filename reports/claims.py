@@ -145,9 +145,9 @@ def tolerance(number: Published, ours: Estimate, n_test: int) -> float:
     Degrees of freedom are those of our spread's share in the variance (Welch-Satterthwaite), the
     published spread being taken as known.
     """
-    counted = ours.n >= 3 and ours.std is not None
-    if counted and ours.std is not None:
-        spread = max(ours.std, 100 / n_test / math.sqrt(12))
+    over_seeds = ours.std if ours.n >= 3 else None
+    if over_seeds is not None:
+        spread = max(over_seeds, 100 / n_test / math.sqrt(12))
     else:
         share = min(max(ours.mean / 100, 0.0), 1.0)
         spread = 100 * math.sqrt(share * (1 - share) / n_test)
@@ -158,7 +158,7 @@ def tolerance(number: Published, ours: Estimate, n_test: int) -> float:
         variance = own + number.std**2
     if not variance:
         return 0.0
-    df = (ours.n - 1) * (variance / own) ** 2 if counted and own else math.inf
+    df = (ours.n - 1) * (variance / own) ** 2 if over_seeds is not None and own else math.inf
     return float(stdtrit(df, 0.975)) * math.sqrt(variance)
 
 

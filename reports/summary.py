@@ -130,21 +130,17 @@ def summarise(table: Table) -> Summary | None:
 
 
 def _seeds(table: Table, row: Row, control: Row, column: Column) -> list[int]:
-    """The seeds that a method and the control share on a column, where both are whole; else none.
+    """The seeds that a method and the control share on a column.
 
-    None, too, where they are too few, and for the control itself.
+    Empty for the control itself, where one of them is not whole, and where there are too few.
     """
-    cells = table.cell(row, column), table.cell(control, column)
-    if row == control or any(cell.state != "ok" for cell in cells):
+    ours, theirs = table.cell(row, column), table.cell(control, column)
+    if row == control or not ours.state == theirs.state == "ok":
         return []
-    shared = set(_by_seed(cells[0])) & set(_by_seed(cells[1]))
+    shared = ours.by_seed.keys() & theirs.by_seed.keys()
     return sorted(shared) if len(shared) >= MIN_SEEDS_FOR_INTERVAL else []
 
 
-def _by_seed(cell: Cell) -> dict[int, float]:
-    return {run.seed: run.value for run in cell.runs if run.value is not None}
-
-
 def _values(cell: Cell, seeds: list[int]) -> Values:
-    values = _by_seed(cell)
+    values = cell.by_seed
     return np.array([values[seed] for seed in seeds])

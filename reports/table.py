@@ -117,6 +117,11 @@ class Cell:
         return len(self.runs)
 
     @property
+    def by_seed(self) -> dict[int, float]:
+        """Seed -> headline, of the runs that have one."""
+        return {run.seed: run.value for run in self.runs if run.value is not None}
+
+    @property
     def shown_claims(self) -> tuple[Claim, ...]:
         """The claims about the number that the table shows, and not about another readout."""
         return tuple(claim for claim in self.claims if not claim.readout)

@@ -45,7 +45,7 @@ def test_linear_probe_is_logistic_regression(monkeypatch: pytest.MonkeyPatch) ->
     from sklearn.linear_model import LogisticRegression
 
     train, val, test = features()
-    x, x_test = probes.standardised(train[0], test[0])
+    x, x_test = map(probes.standardisation(train[0]), (train[0], test[0]))
     for strength in (1.0, 1e-2, 1e-3):
         monkeypatch.setattr(probes, "STRENGTHS", (strength,))
         ours = probes.linear(train, val, test, 10)
@@ -98,7 +98,7 @@ def test_constant_features_say_nothing() -> None:
     x = torch.rand(1000, 3, generator=torch.Generator().manual_seed(0))
     x[:, 1] = 0.1
     x[:, 2] = 0
-    train, other = probes.standardised(x, x + 1)
+    train, other = map(probes.standardisation(x), (x, x + 1))
     assert train[:, 0].mean().abs() < 1e-5 and train[:, 0].std(correction=0) == pytest.approx(1)
     assert not train[:, 1:].any() and not other[:, 1:].any()
 

@@ -52,17 +52,13 @@ def best_of(tried: Iterable[Probe]) -> Probe:
     return max(tried, key=lambda probe: probe.val.right)
 
 
-def standardised(train: Tensor, *others: Tensor) -> list[Tensor]:
-    """Features with mean 0 and variance 1 over the training images; constant ones become 0.
-
-    Args:
-        train, others: (N, D).
-    """
-    std, mean = torch.std_mean(train, dim=0, correction=0)
+def standardisation(features: Tensor) -> Callable[[Tensor], Tensor]:
+    """What gives these features, (N, D), mean 0 and variance 1; constant ones become 0."""
+    std, mean = torch.std_mean(features, dim=0, correction=0)
     # rounding makes a constant feature vary a little, and it must not be blown up
-    varies = std > 1e-6 * train.abs().amax(dim=0)
+    varies = std > 1e-6 * features.abs().amax(dim=0)
     scale = torch.where(varies, 1 / std.where(varies, torch.ones_like(std)), 0.0)
-    return [(part - mean) * scale for part in (train, *others)]
+    return lambda part: (part - mean) * scale
 
 
 def linear(
@@ -80,9 +76,8 @@ def linear(
             `train`, of which a few images say too little: what is constant in them would be lost,
             what varies by a hair blown up.
     """
-    if unlabelled is None:
-        unlabelled = train[0]
-    _, x, x_val, x_test = standardised(unlabelled, train[0], val[0], test[0])
+    standardised = standardisation(train[0] if unlabelled is None else unlabelled)
+    x, x_val, x_test = (standardised(part[0]) for part in (train, val, test))
     w = x.new_zeros(n_classes, x.shape[1])
     b = x.new_zeros(n_classes)
     tried = []
