@@ -217,7 +217,7 @@ def _cell(
         why_incomplete(runs),
         readouts=_readouts(ok, top5),
         cost=_cost(ok),
-        speed=next((r.record["speed"] for r in ok if r.record and r.record.get("speed")), {}),
+        speed=_pooled([r.record["speed"] for r in ok if r.record and r.record.get("speed")]),
         audit=_least_local(
             [r.record["audit"] for r in ok if r.record and r.record.get("audit") and not r.stale]
         ),
@@ -237,6 +237,20 @@ def _least_local(audits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             elif isinstance(value, bool | int) and name in found:
                 found[name] = max(found[name], value)
     return found
+
+
+def _pooled(figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What was timed with several seeds: medians, and ranges at their widest."""
+    pooled: dict[str, Any] = {}
+    for name, value in (figures[0] if figures else {}).items():
+        values = [other[name] for other in figures if other.get(name) is not None]
+        if isinstance(value, Mapping):
+            pooled[name] = _pooled(values)
+        elif isinstance(value, int | float):
+            pooled[name] = {"low": min, "high": max}.get(name, statistics.median)(values)
+        else:
+            pooled[name] = value
+    return pooled
 
 
 def why_incomplete(runs: Sequence[Run]) -> str | None:

@@ -1,4 +1,4 @@
-"""Builds the report of a suite from what is stored: page, LaTeX, CSV and figures.
+"""Builds the report of a suite from what is stored: page, LaTeX, Markdown, CSV and figures.
 
     python -m reports.build table1
     python -m reports.build all
@@ -189,7 +189,7 @@ def again(suite: str, results_dir: Path, report_dir: Path, aligned: bool = False
 def write(table: Table, out_dir: Path, command: str = "", aligned: bool = False) -> list[Path]:
     """Writes every file of the report, the page with its command first. Raises OSError."""
     # Imported here: they bring matplotlib and jinja2, which --help and most errors do without.
-    from reports import figures, frame, html, latex, tuning_page
+    from reports import figures, frame, html, latex, markdown, tuning_page
 
     suite = table.plan["suite"]
     folder = out_dir / suite
@@ -202,6 +202,7 @@ def write(table: Table, out_dir: Path, command: str = "", aligned: bool = False)
         "index.html": html.render(table, command, in_page),
         f"{suite}.tex": tex,
         f"{suite}-standalone.tex": latex.render_standalone(table, aligned),
+        f"{suite}.md": markdown.render(table),
         f"{suite}.csv": frame.to_csv(table),
         f"{suite}-table.csv": short,
     }
@@ -222,6 +223,7 @@ def _parser() -> argparse.ArgumentParser:
         "  <suite>.tex              the table, to be read with \\input; needs booktabs\n"
         "  <suite>-costs.tex        what was timed, in suites about cost; needs longtable\n"
         "  <suite>-standalone.tex   the same as a document for pdflatex\n"
+        "  <suite>.md               the table for a README or an issue\n"
         "  <suite>.csv              one line per wanted cell, every number\n"
         "  <suite>-table.csv        one line per method and column, as the table shows it\n"
         "  accuracy, curves         figures, .pdf and .png\n"

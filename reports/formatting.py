@@ -66,6 +66,21 @@ def published_text(claims: Sequence[tuple[float, int, float | None]]) -> str:
     return values[0] + (f" ({signed(difference, places)})" if difference is not None else "")
 
 
+def letter_of(note: str, notes: dict[str, str]) -> str:
+    """The letter of a note under a table, 'a' to 'z', 'aa' ...; a new one is added to the notes.
+
+    Args:
+        notes: text -> letter; equal texts share one.
+    """
+    if note not in notes:
+        index, letter = len(notes), ""
+        while index >= 0:
+            letter = chr(ord("a") + index % 26) + letter
+            index = index // 26 - 1
+        notes[note] = letter
+    return notes[note]
+
+
 def number(value: float | None) -> str:
     """Three significant digits, whole numbers from 100 on, digits grouped: '12 300'."""
     if value is None or not math.isfinite(value):

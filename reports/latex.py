@@ -9,8 +9,8 @@ from pathlib import Path
 import jinja2
 
 from reports import speed
-from reports.caption import caption
-from reports.formatting import MINUS, decimals, published_text
+from reports.caption import caption, counts
+from reports.formatting import MINUS, decimals, letter_of, published_text
 from reports.statistics import Estimate
 from reports.table import Cell, Table
 
@@ -124,7 +124,9 @@ def render_costs(table: Table) -> str:
         return ""
     template = _environment().get_template("costs.tex.j2")
     return template.render(
+        table=table,
         suite=table.plan["suite"],
+        stale=counts(table)["stale"],
         comparisons=speed.comparisons(table),
         sections=sections,
         terms=speed.TERMS,
@@ -211,15 +213,7 @@ def _cell(cell: Cell, notes: dict[str, str], aligned: bool = False) -> str:
 
 
 def _mark(text: str, notes: dict[str, str]) -> str:
-    if text not in notes:
-        index, letter = len(notes), ""
-        while True:
-            letter = chr(ord("a") + index % 26) + letter
-            index = index // 26 - 1
-            if index < 0:
-                break
-        notes[text] = letter
-    return f"$^{{\\mathrm{{{notes[text]}}}}}$"
+    return f"$^{{\\mathrm{{{letter_of(text, notes)}}}}}$"
 
 
 def _number(value: Estimate, bold: bool) -> str:

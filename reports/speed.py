@@ -52,7 +52,8 @@ TERMS = (
     (
         "how it is timed",
         "After a warm-up, at least five repeats in turns, training from the weights of the start, "
-        "on a clock that waits for the device; one cell at a time.",
+        "on a clock that waits for the device; one cell at a time. Of several seeds the median is "
+        "shown, and the widest range.",
     ),
 )
 

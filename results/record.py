@@ -125,9 +125,30 @@ def check(document: Any) -> Record:
             raise RecordError(f"field {field!r} is missing or of the wrong type")
     if document["status"] not in STATUSES:
         raise RecordError(f"unknown status {document['status']!r}")
+    _check_measured(document)
     if not _is_key(document["key"], document["cell"]):
         raise RecordError("the key is not the hash of the cell: the record was edited")
     return document
+
+
+def _check_measured(document: Record) -> None:
+    """Raises RecordError where a figure is not in the form that every reader takes for granted."""
+    for split, readouts in document["metrics"].items():
+        if not isinstance(readouts, dict):
+            raise RecordError(f"metrics of {split!r} are no table of readouts")
+        for readout, metrics in readouts.items():
+            if not isinstance(metrics, dict) or not all(map(_is_figure, metrics.values())):
+                raise RecordError(f"metrics of readout {readout!r} on {split!r} are no numbers")
+    for name, values in document["curves"].items():
+        if not isinstance(values, list):
+            raise RecordError(f"curve {name!r} is no list")
+    for group in ("speed", "audit"):
+        if not isinstance(document.get(group) or {}, dict):
+            raise RecordError(f"field {group!r} is of the wrong type")
+
+
+def _is_figure(value: object) -> bool:
+    return value is None or isinstance(value, int | float)
 
 
 def parse(text: str | bytes) -> Record:

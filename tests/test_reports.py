@@ -25,6 +25,7 @@ from reports.frame import to_frame, to_short_csv
 from reports.html import render as render_html
 from reports.latex import escape
 from reports.latex import render as render_latex
+from reports.markdown import render as render_markdown
 from reports.plan import PlanError
 from reports.statistics import estimate
 from reports.summary import summarise
@@ -211,16 +212,16 @@ def test_a_plan_with_a_missing_part_is_named(broken: str) -> None:
 
 def test_no_bad_news_is_lost_in_any_output(tmp_path: Path) -> None:
     table = mixed_table(tmp_path)
-    page, tex = render_html(table), render_latex(table)
+    page, tex, md = render_html(table), render_latex(table), render_markdown(table)
     for reason in (REASON, CRASH, UNFIT):
-        assert reason in page
-        assert reason in tex
+        assert reason in page and reason in tex and reason in md
     for text in ("not supported", "missing", "diverged", "3 stale", "1 of 3 seeds diverged"):
         assert text in page, text
     stale = page.split('<section id="stale">')[1].split("</section>")[0]
     assert "MONO" in stale and "0, 1, 2" in stale and "HFF" not in stale
-    for text in ("n/a", "missing", "failed", r"$^{\dagger}$", "3 stale"):
-        assert text in tex, text
+    for text in ("n/a", "missing", "failed", "3 stale"):
+        assert text in tex and text in md, text
+    assert r"$^{\dagger}$" in tex and " \u2020 |" in md
     lines = to_frame(table)
     assert len(lines) == 16
     assert set(lines["status"]) == {"ok", "diverged", "failed", "missing", "unsupported"}
@@ -234,8 +235,8 @@ def test_same_records_give_the_same_bytes(tmp_path: Path) -> None:
     first = build("table1", store, tmp_path / "a", nothing)
     second = build("table1", store, tmp_path / "b", nothing)
     assert [p.name for p in first] == [
-        "index.html", "table1.tex", "table1-standalone.tex", "table1.csv", "table1-table.csv",
-        "accuracy.pdf", "accuracy.png", "curves.pdf", "curves.png",
+        "index.html", "table1.tex", "table1-standalone.tex", "table1.md", "table1.csv",
+        "table1-table.csv", "accuracy.pdf", "accuracy.png", "curves.pdf", "curves.png",
     ]  # fmt: skip
     page = first[0].read_text()
     command = f"--report-dir {tmp_path / 'a'}"
@@ -365,7 +366,7 @@ def test_aligned_numbers_are_the_same_numbers(tmp_path: Path) -> None:
     assert r"S[table-format=2.2]@{${}\pm{}$}S[table-format=1.2," in aligned
 
 
-def test_page_latex_and_csv_carry_the_same_numbers(tmp_path: Path) -> None:
+def test_page_latex_markdown_and_csv_carry_the_same_numbers(tmp_path: Path) -> None:
     """Read back from each: every mean, half-width, single value and state, place by place."""
     table = mixed_table(tmp_path)
     lines = csv.DictReader(io.StringIO(to_short_csv(table)))
@@ -379,6 +380,9 @@ def test_page_latex_and_csv_carry_the_same_numbers(tmp_path: Path) -> None:
         entry = re.sub(r"\$\^\{.*?\}\$$|\$|\\mathbf|[{}]", "", line.split(" & ")[1].rstrip(" \\"))
         entry = re.sub(r"\^.*$", "", entry).replace(r"\pm", "\u00b1").replace("n/a", "unsupported")
         assert entry.strip() == shown[row.id]
+    for row, line in zip(table.rows, render_markdown(table).splitlines()[2:], strict=False):
+        entry = re.sub(r" <sup>.*|[*\u2248\u2020|]", "", line.removeprefix(f"| {row.label} |"))
+        assert entry.replace("n/a", "unsupported").strip() == shown[row.id]
     for (_, _), cell in table.cells.items():
         runs = to_frame(table).query("row == @cell.row and status == 'ok'")
         if cell.estimate:

@@ -14,7 +14,7 @@ from reports import cost_figures, html, latex, speed, targets
 from reports.build import read, write
 from reports.table import Table
 from suites.show import show_table
-from tests.records import filled, make_plan, make_record
+from tests.records import CURRENT, filled, make_plan, make_record
 
 CLASSES = (10, 100, 1000)
 COLUMNS = tuple(f"noise-3x4x4-c{c}/mlp-3x8" for c in CLASSES)
@@ -139,6 +139,24 @@ def test_the_latex_of_a_suite_about_costs(tmp_path: Path) -> None:
     assert "J per image" not in text  # no device here tells
     names = {path.name for path in write(trained(tmp_path / "t", {"a": [(1.0, 9.0)]}), tmp_path)}
     assert not any("costs" in name for name in names)
+
+
+def test_of_several_seeds_the_median_and_the_widest_range(tmp_path: Path) -> None:
+    """Not what the first seed happened to take; where sources are older, LaTeX says it, too."""
+    plan = make_plan(("hff",), COLUMNS[:1], seeds=3)
+    plan |= {"headline": {"split": "timings", "metric": "train_images_per_s"}}
+    records = []
+    for seed, (rate, ratio) in enumerate([(100.0, 0.5), (300.0, 0.6), (200.0, 1.0)]):
+        record = make_record("hff", COLUMNS[0], seed, code_sha=CURRENT if seed else "dead")
+        figures = timed({"last": rates(rate, ratio)})
+        records.append(record | {"metrics": {}, "curves": {}, "speed": figures})
+    table = read("table1", filled(tmp_path, plan, records), plan=plan)
+    figures = table.cells["hff", COLUMNS[0]].speed
+    assert figures["predict"]["last"]["images_per_s"] == {"median": 200, "low": 50, "high": 600}
+    assert speed.ratio_text(figures["predict"]["last"]["ratio"]) == "0.60 (0.45\u20131.1)"
+    assert figures["repeats"] == 5 and figures["train"]["joules_per_image"] is None
+    text = latex.render_costs(table)
+    assert r"HFF$\dagger$" in text and r"\par $\dagger$: made in part by older sources" in text
 
 
 @pytest.mark.parametrize("width", [60, 200])

@@ -108,6 +108,23 @@ def test_an_edited_record_is_not_believed() -> None:
         check(forged)
 
 
+@pytest.mark.parametrize(
+    ("broken", "why"),
+    [
+        ({"metrics": {"test": [1]}}, "metrics of 'test' are no table"),
+        ({"metrics": {"test": {"last": 97}}}, "metrics of readout 'last' on 'test'"),
+        ({"metrics": {"test": {"last": {"accuracy_pct": "97"}}}}, "are no numbers"),
+        ({"curves": {"epoch": 3}}, "curve 'epoch' is no list"),
+        ({"speed": [1]}, "field 'speed'"),
+    ],
+)
+def test_figures_in_another_form_are_named(broken: dict[str, Any], why: str) -> None:
+    """Every reader takes their form for granted, and would end in a trace."""
+    check(record(metrics={"test": {"last": {"accuracy_pct": 97, "loss": None}}}, audit=None))
+    with pytest.raises(RecordError, match=why):
+        check(record(**broken))
+
+
 def test_a_newer_schema_is_refused_by_name_and_left_in_place(tmp_path: Path) -> None:
     store = Store(tmp_path)
     newer = record(schema=SCHEMA + 1)
