@@ -19,10 +19,12 @@ from pathlib import Path
 
 from reports.assemble import build_table
 from reports.plan import PlanError, asked_for_by
-from reports.table import Lookup, Table
+from reports.table import Lookup, Published, Table
 from reports.tuning import KIND, tunings
 from results.command import Parser, one_line, refuse, trouble, warn
 from results.files import write_atomically
+from results.published import parse
+from results.published import published as on_file
 from results.record import RecordError
 from results.store import Plan, Store, without_collector
 
@@ -62,7 +64,7 @@ def built(
 ) -> tuple[Table, list[Path]]:
     """As `build`, and returns the table as well."""
     if published is None:
-        from results.published import published
+        published = on_file
     try:
         return _built(suite, store, Path(out_dir), published, plan, aligned)
     except OSError as error:
@@ -101,7 +103,7 @@ def build_all(
     from reports import site
 
     if published is None:
-        from results.published import published
+        published = on_file
     suites = sorted(path.stem for path in store.plans_dir.glob("[!.]*.json"))
     if not suites:
         raise ReportError(_no_plan("table1", store))
@@ -151,7 +153,8 @@ def read(
         entries = [*plan["cells"], *(plan.get("audits") or ())]
         keys = [entry["key"] for entry in entries if "key" in entry]
         summary = store.read(keys)
-        table = build_table(plan, summary.records, store.live(), published, summary.unreadable)
+        numbers = published and _with_those_of(plan, published)
+        table = build_table(plan, summary.records, store.live(), numbers, summary.unreadable)
         if table.kind == KIND:
             tunings(table)
         return table
@@ -160,6 +163,21 @@ def read(
             f"the plan of suite {suite!r} in {store.plans_dir} cannot be read: {error}; write it "
             f"anew with: {asked_for_by(suite)}"
         ) from error
+
+
+def _with_those_of(plan: Plan, published: Lookup) -> Lookup:
+    """Published numbers, and those that came with the request. Raises PlanError."""
+    try:
+        own = [parse(line, "plan") for line in plan.get("published") or ()]
+    except ValueError as error:
+        raise PlanError(str(error)) from error
+
+    def lookup(row: str, dataset: str) -> Sequence[Published]:
+        found = published(row, dataset)
+        return [*found, *(n for n in own if (n.row, n.dataset) == (row, dataset)
+                          and n not in found)]  # fmt: skip
+
+    return lookup
 
 
 def _no_plan(suite: str, store: Store) -> str:

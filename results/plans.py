@@ -32,6 +32,9 @@ def check_plan(plan: Plan, suite: str) -> None:
         )
         if not fine:
             raise RecordError(f"the plan of suite {suite!r} has broken {name!r}")
+    published = plan.get("published") or []
+    if not isinstance(published, list) or not all(isinstance(n, dict) for n in published):
+        raise RecordError(f"the plan of suite {suite!r} has broken 'published'")
     left_out = plan.get("left_out") or []
     if not isinstance(left_out, list) or not all(isinstance(line, str) for line in left_out):
         raise RecordError(f"the plan of suite {suite!r} has broken 'left_out'")
@@ -123,6 +126,9 @@ def _union(newest: Plan, other: Plan) -> Plan:
     pairs = newest.get("comparisons") or []
     if other.get("comparisons"):
         plan["comparisons"] = [*pairs, *(p for p in other["comparisons"] if p not in pairs)]
+    numbers = newest.get("published") or []
+    if other.get("published"):
+        plan["published"] = [*numbers, *(n for n in other["published"] if n not in numbers)]
     commands = [line for p in (newest, other) for line in str(p.get("command") or "").splitlines()]
     plan["command"] = "\n".join(dict.fromkeys(commands))
     return plan

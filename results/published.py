@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -54,42 +55,66 @@ class Published:
     decimals: int = 0
 
 
+COLUMNS = tuple(field.name for field in fields(Published) if field.name != "decimals")
+Line = Mapping[str, str]  # column -> text
+
+
 @functools.cache
 def load() -> tuple[Published, ...]:
-    """All claims, in file order.
+    """All claims of this repository, in file order.
 
     Raises:
         ValueError: a line of the file cannot be read; the message names it.
     """
     with FILE.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file, strict=True)
-        expected = [field.name for field in fields(Published) if field.name != "decimals"]
-        if reader.fieldnames != expected:
-            raise ValueError(f"{FILE.name}: columns are {reader.fieldnames}, not {expected}")
-        return tuple(_parse(line, reader.line_num) for line in reader)
+        if reader.fieldnames != list(COLUMNS):
+            raise ValueError(f"{FILE.name}: columns are {reader.fieldnames}, not {list(COLUMNS)}")
+        return tuple(parse(line, f"{FILE.name}, line {reader.line_num}") for line in reader)
 
 
-def _parse(line: dict[str, str], number: int) -> Published:
+def lines_of(text: str) -> list[dict[str, str]]:
+    """Claims as CSV text without the line of columns, as a method file of the user's has them.
+
+    Raises:
+        ValueError: a line that is no claim; the message quotes it.
+    """
+    found = []
+    for written in filter(None, map(str.strip, text.splitlines())):
+        where = f"published number {written!r}"
+        try:
+            (values,) = csv.reader([written], strict=True)
+        except csv.Error as error:
+            raise ValueError(f"{where}: {error}") from error
+        if len(values) != len(COLUMNS):
+            raise ValueError(
+                f"{where}: has {len(values)} columns, not {len(COLUMNS)}: {','.join(COLUMNS)}"
+            )
+        line = dict(zip(COLUMNS, values, strict=True))
+        parse(line, where)
+        if not all(line[name] for name in ("row", "dataset", "network", "source")):
+            raise ValueError(f"{where}: row, dataset, network and source are needed")
+        found.append(line)
+    return found
+
+
+def parse(line: Line, where: str) -> Published:
+    """A claim from its texts. Raises ValueError, which begins with where it stands."""
+    fine = isinstance(line, Mapping) and set(line) == set(COLUMNS)
+    if not fine or not all(isinstance(text, str) for text in line.values()):
+        raise ValueError(f"{where}: needs a text for each of {','.join(COLUMNS)}, and no more")
     try:
+        accuracy, std = float(line["accuracy_pct"]), line["std"]
+        if not 0 <= accuracy <= 100:
+            raise ValueError(f"{accuracy:g} is no accuracy in percent")
         return Published(
-            row=line["row"],
-            method=line["method"],
-            dataset=line["dataset"],
-            architecture=line["architecture"],
-            readout=line["readout"],
-            network=line["network"],
-            accuracy_pct=float(line["accuracy_pct"]),
-            std=float(line["std"]) if line["std"] else None,
-            std_kind=line["std_kind"],
-            epochs=line["epochs"],
-            augmentation=line["augmentation"],
-            suite=line["suite"],
-            source=line["source"],
-            note=line["note"],
+            **{name: line[name] for name in COLUMNS if name not in ("accuracy_pct", "std")},
+            accuracy_pct=accuracy,
+            std=float(std) if std else None,
             decimals=len(line["accuracy_pct"].partition(".")[2]),
         )
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{FILE.name}, line {number}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def published(row: str, dataset: str) -> list[Published]:

@@ -1,6 +1,6 @@
 """All suites, in the order of help texts. A new one is imported and listed here.
 
-A suite can also come with a file of the user's, as a method can.
+A suite can also come with a file of the user's, as a method can, and with them what was published.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from methods import PluginError, plugin
+from methods import METHODS, PluginError, plugin
 from reports.plan import TUNING
+from results.published import lines_of
 from suites import (
     ablation_hff,
     audit,
@@ -24,7 +25,8 @@ from suites import (
     table3,
     table4,
 )
-from suites.suite import Suite
+from suites.engine.architectures import ARCHITECTURES
+from suites.suite import RequestError, Suite, choose, rows_of
 
 SUITES: dict[str, Suite] = {
     module.SUITE.name: module.SUITE
@@ -64,3 +66,31 @@ def add_from(plugins: Sequence[Path | str]) -> None:
             )
         if SUITES.setdefault(suite.name, suite) is not suite:
             raise PluginError(f"plugin {path}: there is a suite {suite.name!r} already")
+
+
+def published_by(plugins: Sequence[Path | str]) -> list[dict[str, str]]:
+    """The numbers that files define as `PUBLISHED`, in the form of results/published/accuracy.csv.
+
+    To be called when all methods and suites are loaded.
+
+    Raises:
+        PluginError: a line that is none, or with a method or network that is not known here, which
+            would silently stand beside nothing.
+    """
+    found = []
+    rows = {row.id for suite in SUITES.values() for row in rows_of(suite.methods)}
+    rows |= {row.id for row in rows_of(METHODS)}
+    for path in plugins:
+        text = getattr(plugin(path), "PUBLISHED", "")
+        if not isinstance(text, str):
+            raise PluginError(f"plugin {path}: PUBLISHED is no text of lines")
+        try:
+            lines = lines_of(text)
+            for line in lines:
+                choose("row", [line["row"]], sorted(rows))
+                if line["architecture"]:
+                    choose("architecture", [line["architecture"]], list(ARCHITECTURES))
+        except (ValueError, RequestError) as error:
+            raise PluginError(f"plugin {path}, PUBLISHED: {error}") from error
+        found += lines
+    return found

@@ -19,7 +19,7 @@ from results.store import HEAD, Store
 from results.tuned import Tuned, TunedError
 from slurm.queue import SlurmError
 from slurm.site import SiteError
-from suites.catalogue import SUITES, add_from
+from suites.catalogue import SUITES, add_from, published_by
 from suites.command import add_results_dir
 from suites.engine import datasets
 from suites.engine.architectures import ARCHITECTURES
@@ -184,7 +184,7 @@ def add_where(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
 def resolve(
     args: argparse.Namespace, command: str, extra_methods: Sequence[str], device: str
 ) -> Request:
-    """The request that the arguments stand for. Raises RequestError, TunedError."""
+    """The request that the arguments stand for. Raises RequestError, TunedError, PluginError."""
     suite = suite_of(args)
     if args.weights is not None:
         if suite.kind != "transfer" or len(args.architectures or ()) != 1:
@@ -201,6 +201,8 @@ def resolve(
             f"--tuned {args.tuned} has nothing for these rows on these datasets and architectures; "
             f"it has {', '.join(dict.fromkeys(' on '.join(e.place[:2]) for e in values.entries))}"
         )
+    rows = {row["id"] for row in request.plan["rows"]}
+    request.plan["published"] = [n for n in published_by(args.plugin) if n["row"] in rows]
     return request
 
 

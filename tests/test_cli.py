@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from reports import build as reports
 from results.store import Store
 from suites import catalogue, options, run, status
 
@@ -175,11 +176,26 @@ def test_main_job_end_to_end(tmp_path: Path) -> None:
 
     from tests.test_contract import PLUGIN
 
-    (tmp_path / "mine.py").write_text(PLUGIN)
+    published = 'PUBLISHED = "mine,Mine,digits,mlp-2x500,,two of 500,98.7,,,,,,Table 7,"'
+    (tmp_path / "mine.py").write_text(f"{PLUGIN}\n{published}\n")
     more = _run(tmp_path, "--plugin", str(tmp_path / "mine.py"), "--methods", "backprop", "mine")
     assert more.returncode == 0, more.stdout + more.stderr
     page = (tmp_path / "p/table1/index.html").read_text()
     assert "Mine" in page and "only fully connected blocks" in page
+    assert "published 98.7" in page and "Table 7" in page
+    assert (
+        reports.main(
+            [
+                "table1",
+                "--results-dir",
+                str(tmp_path / "r"),
+                "--report-dir",
+                str(tmp_path / "again"),
+            ]
+        )
+        == 0
+    )  # by a process that knows no plug-in
+    assert "published 98.7" in (tmp_path / "again/table1/index.html").read_text()
 
 
 def test_only_runs_the_cells_that_are_named_and_keeps_the_whole_table(

@@ -20,8 +20,8 @@ from reports.assemble import build_table
 from reports.build import read as read_table
 from results import merge as module
 from results.merge import main, merge
-from results.plans import unite
-from results.record import SCHEMA, cell_key
+from results.plans import check_plan, unite
+from results.record import SCHEMA, RecordError, cell_key
 from results.store import Store
 from tests.records import filled, make_plan, make_record, make_tuning, nothing
 
@@ -349,6 +349,20 @@ def test_tuned_settings_stay_with_their_rows() -> None:
     for part, points in zip(parts, (8, 16), strict=True):
         part["tuned"] = [{"row": "hff", "column": "digits/mlp-2x500", "points": points}]
     assert "has another tuning" in unite(parts)[1][0]
+
+
+def test_published_numbers_that_came_with_a_request_stay_with_it() -> None:
+    parts = [planned(f"0{i}", rows=(row,)) for i, row in enumerate(("hff", "ff", "ff"))]
+    numbers = [{"row": part["rows"][0]["id"], "source": "Table 7"} for part in parts]
+    for part, number in zip(parts, numbers, strict=True):
+        part["published"] = [number]
+    plan, lines = unite(parts)
+    assert not lines and sorted(n["row"] for n in plan["published"]) == ["ff", "hff"]
+    del parts[2]["published"]
+    assert len(unite(parts)[0]["published"]) == 2
+    parts[0]["published"] = ["Table 7"]
+    with pytest.raises(RecordError, match="broken 'published'"):
+        check_plan(parts[0], "table1")
 
 
 def test_tunings_unite_by_point_and_never_with_other_budgets() -> None:

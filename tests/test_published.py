@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from methods import METHODS, load_builtin
+from methods import METHODS, PluginError, load_builtin
 from results import published as module
-from results.published import load, published
-from suites.catalogue import SUITES
+from results.published import load, parse, published
+from suites.catalogue import SUITES, published_by
 from suites.engine.architectures import ARCHITECTURES
 from suites.suite import rows_of
 
@@ -72,10 +73,50 @@ def test_other_training_data_or_augmentation_is_not_compared() -> None:
     assert not [c for c in load() if c.row and ("cutout" in c.method or "jitter" in c.method)]
 
 
-def test_a_broken_line_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("ff,FF,mnist,,,MLP,about 98,,,,,,somewhere,", "about 98"),
+        ("ff,FF,mnist,,,MLP,980,,,,,,somewhere,", "980 is no accuracy"),
+        ("ff,FF,mnist,,,MLP,98,,,,somewhere,", "needs a text for each of row,method"),
+        ("ff,FF,mnist,,,MLP,98,,,,,,somewhere,,,", "and no more"),
+    ],
+)
+def test_a_broken_line_is_named(
+    line: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = module.FILE.read_text().splitlines()[:2]
     broken = tmp_path / "accuracy.csv"
-    broken.write_text("\n".join([*text, "ff,FF,mnist,,,MLP,about 98,,,,somewhere,"]))
+    broken.write_text("\n".join([*text, line]))
     monkeypatch.setattr(module, "FILE", broken)
-    with pytest.raises(ValueError, match=r"accuracy\.csv, line 3: .*about 98"):
+    with pytest.raises(ValueError, match=rf"accuracy\.csv, line 3: .*{why}"):
         load.__wrapped__()
+
+
+def test_numbers_of_a_users_file_have_the_form_of_ours(tmp_path: Path) -> None:
+    """So that a line can move from a method's file to this repository as it is."""
+    ours = module.FILE.read_text().splitlines()[1]
+    path = tmp_path / "mine.py"
+    path.write_text(f"PUBLISHED = {f'{ours}{chr(10)}'!r}\n")
+    (line,) = published_by([path])
+    assert parse(line, "here") == load()[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("hhf,HFF,digits,,,500,98.7,,,,,,Table 7,", "did you mean 'hff'"),
+        ("hff,HFF,digits,mlp-2x50,,500,98.7,,,,,,Table 7,", "unknown architecture 'mlp-2x50'"),
+        ("hff,HFF,digits,,,500,98.7 %,,,,,,Table 7,", "98.7 %"),
+        ("hff,HFF,digits,,,500,98.7,,,,Table 7,", "has 12 columns, not 14: row,method"),
+        ("hff,HFF,digits,,,500,98.7,,,,,,,", "row, dataset, network and source are needed"),
+        ('hff,HFF,digits,,,500,98.7,,,,,,"Table 7,', "unexpected end of data"),
+    ],
+)
+def test_what_a_users_file_has_wrong_is_named(line: str, why: str, tmp_path: Path) -> None:
+    """A misspelt name would silently stand beside nothing."""
+    load_builtin()
+    path = tmp_path / "mine.py"
+    path.write_text(f"PUBLISHED = {line!r}\n")
+    with pytest.raises(PluginError, match=f"plugin {re.escape(str(path))}, PUBLISHED: .*{why}"):
+        published_by([path])
