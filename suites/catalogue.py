@@ -88,7 +88,7 @@ def published_by(plugins: Sequence[Path | str]) -> list[dict[str, str]]:
             lines = lines_of(text)
             for line in lines:
                 choose("row", [line["row"]], sorted(rows))
-                if line["architecture"]:
+                if line["architecture"] and not ARCHITECTURES.knows(line["architecture"]):
                     choose("architecture", [line["architecture"]], list(ARCHITECTURES))
         except (ValueError, RequestError) as error:
             raise PluginError(f"plugin {path}, PUBLISHED: {error}") from error

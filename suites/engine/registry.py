@@ -32,3 +32,7 @@ class Registry(dict[str, T]):
         if found is None:
             raise KeyError(name)
         return found
+
+    def knows(self, name: str) -> bool:
+        """Whether a thing of that name is registered, or one of the family."""
+        return name in self or self._family(name) is not None
