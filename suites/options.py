@@ -1,34 +1,27 @@
-"""The options of `suites.run` and `suites.submit`, and what is checked before any work starts."""
+"""The options of `suites.run` and `suites.submit`, and the request that they stand for."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-
-import torch
 
 from methods import METHODS, PluginError
 from methods.base import resolve_config
 from results import tuned
-from results.record import FINAL
-from results.store import HEAD, Store
 from results.tuned import Tuned, TunedError
 from slurm.queue import SlurmError
 from slurm.site import SiteError
 from suites.catalogue import SUITES, add_from, published_by
 from suites.command import add_results_dir
-from suites.engine import datasets
 from suites.engine.architectures import ARCHITECTURES
 from suites.engine.datasets import DatasetError
 from suites.engine.execution import CHOICES
 from suites.engine.plugins import load_methods
-from suites.engine.trial import Job
 from suites.images import folders, sample
-from suites.request import Request, Wanted, expand
+from suites.request import Request, expand
 from suites.suite import RequestError, Suite, choose, rows_of
 from suites.transfer import weights
 from suites.transfer.weights import WeightsError
@@ -41,10 +34,6 @@ REFUSALS = (
 UNTUNED = "none"  # in place of a file of tuned values
 # from options, their text, methods of the user's own and a device to what is asked for
 Resolve = Callable[[argparse.Namespace, str, Sequence[str], str], Request]
-STALE = (
-    "{} of those on record were made by older sources: they are shown as stale; --fresh trains "
-    "them again"
-)
 
 
 def add_what(p: argparse.ArgumentParser) -> None:
@@ -376,159 +365,3 @@ def check_rows(names: Sequence[str], suite: Suite) -> None:
                     f"{name!r} is a row of suite {other.name!r}, not of {suite.name!r}: "
                     f"python -m suites.run {other.name} --methods {name}"
                 )
-
-
-def check_device(wanted: str) -> str:
-    """The device to train on. Raises RequestError."""
-    available = torch.cuda.is_available()
-    if wanted == "cuda" and not available:
-        raise RequestError(
-            "--device cuda: torch finds no CUDA device here; use --device cpu, or a machine and a "
-            "torch build with CUDA"
-        )
-    return "cuda" if available and wanted != "cpu" else "cpu"
-
-
-def check_interval(args: argparse.Namespace) -> None:
-    """Raises RequestError for a time between checkpoints that makes no sense."""
-    if args.checkpoint_every < 0:
-        raise RequestError(f"--checkpoint-every must not be negative, not {args.checkpoint_every}")
-
-
-def check_ranks(ranks: int, request: Request, n_gpus: int | None = None) -> None:
-    """Raises RequestError where the cells cannot be shared out to so many processes.
-
-    Args:
-        n_gpus: those to train on; None without any.
-    """
-    if ranks < 1:
-        raise RequestError(f"--ranks must be at least 1, not {ranks}")
-    if ranks == 1:
-        return
-    if n_gpus is not None and ranks > n_gpus:
-        raise RequestError(
-            f"--ranks {ranks}: each process needs a GPU of its own, and there are {n_gpus}"
-        )
-    if request.suite.kind != "train":
-        raise RequestError(f"--ranks is for training, and {request.suite.name!r} only measures")
-    for wanted in request.wanted:
-        protocol = wanted.cell.protocol
-        if wanted.cell.kind == "train" and protocol.batch_size % ranks:
-            raise RequestError(
-                f"--ranks {ranks}: a mini-batch of {protocol.batch_size} ({wanted.column}) cannot "
-                "be shared out evenly"
-            )
-        if bad := sorted({*protocol.execution} - {"channels_last"}):
-            raise RequestError(f"--ranks {ranks} does not go with --execution {bad[0]}")
-
-
-def check_writable(store: Store, report_dir: Path) -> None:
-    """Proves that results and report can be written, before anything is computed."""
-    try:
-        store.prepare()
-    except OSError as error:
-        raise RequestError(
-            f"results directory {store.root} cannot be written to ({error.strerror}); "
-            "choose another with --results-dir"
-        ) from None
-    try:
-        report_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=report_dir):
-            pass
-    except OSError as error:
-        raise RequestError(
-            f"report directory {report_dir} cannot be made ({error.strerror}); "
-            "choose another with --report-dir"
-        ) from None
-
-
-def check_data(
-    request: Request, store: Store, data_dir: Path | None, download: bool, fresh: bool
-) -> dict[str, int]:
-    """Reads every dataset once, so that a broken file ends the run before it begins.
-
-    Args:
-        fresh: records will not be reused.
-
-    Returns:
-        Training images of each.
-
-    Raises:
-        DatasetError: files are missing or broken.
-        RequestError: records are of other data of the same name.
-    """
-    cells = [w.cell for w in request.wanted]
-    names = dict.fromkeys(
-        [c.dataset for c in cells] + [c.protocol.source for c in cells if c.reads_source]
-    )
-    sizes, hashes = {}, {}
-    for name in names:
-        data = datasets.load(name, data_dir, 0.1, download)
-        sizes[name], hashes[name] = len(data.train[1]), data.sha256
-    if not fresh:
-        fields = ("data_sha256", "source_sha256")
-        records = store.read((c.key for c in cells), fields=fields).records
-        for cell in cells:
-            sources = cell.dataset, cell.protocol.source if cell.reads_source else ""
-            for name, field in zip(sources, fields, strict=True):
-                made_of = records.get(cell.key, {}).get(field)
-                if name and made_of and made_of != hashes[name]:
-                    raise RequestError(
-                        f"{name} is not what it was: records in {store.root} are of data with "
-                        f"SHA-256 {made_of[:12]}…, and here it is {hashes[name][:12]}…; "
-                        "take another --results-dir, or --fresh to train again"
-                    )
-    return sizes
-
-
-def remaining(request: Request, store: Store) -> tuple[list[Wanted], int]:
-    """The wanted cells that have no finished record, and how many records are stale.
-
-    Unreadable records are set aside, with a warning.
-    """
-    summary = store.read((w.cell.key for w in request.wanted), set_aside=True, fields=HEAD)
-    for line in summary.unreadable:
-        sys.stderr.write(f"warning: unreadable record set aside: {line}\n")
-    todo, n_stale = [], 0
-    for wanted in request.wanted:
-        record = summary.records.get(wanted.cell.key)
-        if record is None or record["status"] not in FINAL:
-            todo.append(wanted)
-        else:
-            n_stale += record["code_sha"] != wanted.cell.code_sha()
-    return todo, n_stale
-
-
-def not_ok(request: Request, store: Store) -> list[str]:
-    """A line for each wanted cell that is not ok: what it is, and what became of it."""
-    records = store.read((w.cell.key for w in request.wanted), fields=HEAD).records
-    lines = []
-    for wanted in request.wanted:
-        found = records.get(wanted.cell.key)
-        if found is None or found["status"] != "ok":
-            what = f"{found['status']}: {found['reason']}" if found else "no record"
-            lines.append(f"not ok: {wanted}: {what}")
-    return lines
-
-
-def jobs_of(
-    args: argparse.Namespace, request: Request, wanted: Sequence[Wanted], device: str
-) -> list[Job]:
-    """The cells with all it takes to run them."""
-    return [
-        Job(
-            cell=w.cell,
-            label=str(w),
-            suite=request.suite.name,
-            profile=request.profile,
-            command=request.plan["command"],
-            results_dir=args.results_dir,
-            data_dir=args.data_dir,
-            weights=args.weights,
-            device=device,
-            checkpoint_s=args.checkpoint_every,
-            ranks=args.ranks if w.cell.kind == "train" else 1,
-            told="val" if request.suite.headline["split"] == "val" else "test",
-        )
-        for w in wanted
-    ]

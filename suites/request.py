@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import inspect
 import itertools
-import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +17,7 @@ from methods.base import resolve_config
 from reports.formatting import plural
 from results.store import Plan
 from results.tuned import Chosen, Tuned
+from suites.description import UNTRAINED, describe
 from suites.engine.architectures import ARCHITECTURES
 from suites.engine.cell import Cell, Kind, Protocol
 from suites.engine.datasets import (
@@ -33,7 +31,6 @@ from suites.engine.execution import CHOICES
 from suites.engine.precision import PRECISIONS
 from suites.images import names
 from suites.suite import Profile, RequestError, Row, Suite, choose, everywhere, rows_of
-from suites.transfer import measure as transfer
 
 WEIGHTS_OF = "imagenet-224px"  # what torchvision's weights were trained on
 TUNED = {"": "", "itself": ", fine-tuned", "backprop": ", fine-tuned by backprop"}
@@ -218,7 +215,7 @@ def expand(
         "kind": suite.kind,
         "top5": suite.top5,
         "rows": [
-            _describe(row, suite.kind) | (UNTRAINED if row.id in untrained else {}) for row in rows
+            describe(row, suite.kind) | (UNTRAINED if row.id in untrained else {}) for row in rows
         ],
         "columns": [place.column for place in places],
         "cells": [
@@ -476,41 +473,3 @@ def why_not(
             f"method {cls.name!r} cannot be asked whether it can train {architecture} "
             f"({type(error).__name__}: {error}); `python -m suites.check` helps to find out why"
         ) from error
-
-
-# of a row that has no epoch anywhere: what its method says of learning is not about it
-UNTRAINED: dict[str, Any] = {
-    "source": "", "local": None, "feedback": "", "equations": "", "differs": [],
-    "description": "The initial weights, without any training on the source.",
-}  # fmt: skip
-
-
-def _describe(row: Row, kind: Kind) -> dict[str, Any]:
-    cls = METHODS[row.method]
-    readouts = transfer.readouts() if kind == "transfer" else list(cls.traits.readouts)
-    return {
-        "id": row.id,
-        "label": row.label,
-        "method": row.method,
-        "source": cls.source,
-        "readout": readouts[0],
-        "readouts": readouts,
-        "local": cls.traits.local_updates,
-        "feedback": cls.traits.feedback,
-        "description": (inspect.getdoc(cls) or "").partition("\n")[0],
-        "equations": (inspect.getdoc(sys.modules[cls.__module__]) or "").strip(),
-        "differs": departures(cls),
-    }
-
-
-def departures(cls: type[Method]) -> list[str]:
-    """The `Differs:` notes of a method's file: what departs from its paper, one line each.
-
-    Those of another method in the same file are left out.
-    """
-    source = inspect.getsource(sys.modules[cls.__module__])
-    for other in METHODS.values():
-        if other.__module__ == cls.__module__ and other not in cls.__mro__:
-            source = source.replace(inspect.getsource(other), "")
-    found = re.findall(r"^ *Differs: ((?:.+\n)(?: {6,}.+\n)*)", source, flags=re.MULTILINE)
-    return [" ".join(note.split()) for note in found]

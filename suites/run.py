@@ -19,14 +19,15 @@ from rich.console import Console
 from reports.formatting import plural
 from results.store import Store
 from slurm import site
-from suites import options
+from suites import options, preflight
 from suites.catalogue import SUITES
 from suites.command import Parser, exit_with, fail
+from suites.jobs import STALE, jobs_of, not_ok, remaining
 from suites.launching import local
 from suites.progress import Display
 from suites.request import Request
 from suites.show import show_dry_run, show_list, show_table
-from suites.suite import RequestError, Suite
+from suites.suite import RequestError
 
 EXAMPLES = """\
 examples:
@@ -127,36 +128,25 @@ def start(args: argparse.Namespace, command: str, resolve: options.Resolve, repo
         if args.list:
             show_list(console, SUITES)
             return 0
-        device = options.check_device(args.device)
+        device = preflight.check_device(args.device)
         request = options.narrowed(resolve(args, command, extra, device), args.only)
-        options.check_interval(args)
+        preflight.check_interval(args)
         n_gpus = torch.cuda.device_count() if device == "cuda" else None
-        options.check_ranks(args.ranks, request, n_gpus)
-        check_workers(args.workers, request.suite)
+        preflight.check_ranks(args.ranks, request, n_gpus)
+        preflight.check_workers(args.workers, request.suite)
         store = Store(args.results_dir)
         if args.dry_run:
-            todo, n_stale = options.remaining(request, store)
+            todo, n_stale = remaining(request, store)
             show_dry_run(console, request, {wanted.cell.key for wanted in todo})
             if n_stale:
-                console.print(options.STALE.format(n_stale), highlight=False)
+                console.print(STALE.format(n_stale), highlight=False)
             return 0
-        options.check_writable(store, args.report_dir)
-        options.check_data(request, store, args.data_dir, args.download, args.fresh)
+        preflight.check_writable(store, args.report_dir)
+        preflight.check_data(request, store, args.data_dir, args.download, args.fresh)
     except options.REFUSALS as error:
         fail(str(error))
     status = carry_out(args, request, store, device, console)
     return report(args, request, store, console) if status is None else status
-
-
-def check_workers(workers: int | None, suite: Suite) -> None:
-    """Raises RequestError for a number of workers that makes no sense."""
-    if suite.kind == "cost" and workers not in (None, 1):
-        raise RequestError(
-            f"--workers {workers}: {suite.name!r} times one cell at a time, since whatever "
-            "runs beside it slows it down"
-        )
-    if workers is not None and workers < 1:
-        raise RequestError(f"--workers must be at least 1, not {workers}")
 
 
 def carry_out(
@@ -166,8 +156,8 @@ def carry_out(
     if args.fresh:
         for wanted in request.wanted:
             store.supersede(wanted.cell.key)
-    todo, n_stale = options.remaining(request, store)
-    jobs = options.jobs_of(args, request, todo, device)
+    todo, n_stale = remaining(request, store)
+    jobs = jobs_of(args, request, todo, device)
     # From what was asked for, not from what is left: the number of threads of a worker follows
     # from it, and sums over threads round differently. So the same command gives the same bits.
     n_asked = max(len(request.wanted), len(request.plan["cells"]))  # --only runs some of them
@@ -183,7 +173,7 @@ def carry_out(
         highlight=False,
     )
     if n_stale:
-        console.print(options.STALE.format(n_stale), highlight=False)
+        console.print(STALE.format(n_stale), highlight=False)
     store.write_plan(request.plan)
     if jobs:
         signal.signal(signal.SIGTERM, _interrupt)
@@ -194,7 +184,7 @@ def carry_out(
             with display:
                 launcher.run(jobs, display.end, display.tick)
         except KeyboardInterrupt:
-            left = len(options.remaining(request, store)[0])
+            left = len(remaining(request, store)[0])
             if not left:
                 console.print(
                     "interrupted; all cells are on record, and the same command writes the report",
@@ -227,7 +217,7 @@ def report(args: argparse.Namespace, request: Request, store: Store, console: Co
     except reports.ReportError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    bad = options.not_ok(request, store)
+    bad = not_ok(request, store)
     declared = [f"not as declared: {line}" for line in contradictions(table)]
     for line in [*bad, *declared, *map(str, paths)]:
         console.print(line, markup=False, highlight=False)

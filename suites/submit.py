@@ -17,11 +17,12 @@ from reports.formatting import plural
 from results.store import Store
 from slurm import queue, site
 from slurm.site import Site
-from suites import options
+from suites import options, preflight
 from suites.catalogue import SUITES
 from suites.cluster.packing import packs
 from suites.cluster.sweep import Sweep, require
 from suites.command import Parser, command_on, exit_with, fail
+from suites.jobs import STALE, jobs_of, not_ok, remaining
 from suites.progress import Display
 from suites.request import Request
 from suites.show import show_dry_run, show_list
@@ -80,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         if args.wait:
             follow(sweep, console)
-            bad = options.not_ok(request, sweep.store)
+            bad = not_ok(request, sweep.store)
             for line in bad:
                 console.print(line, markup=False, highlight=False)
             return 1 if bad else 0
@@ -113,16 +114,16 @@ def prepare(
     where = site.from_flags(args)
     device = "cuda" if where.gpus else "cpu"
     request = options.narrowed(resolve(args, command, extra, device), args.only)
-    options.check_interval(args)
+    preflight.check_interval(args)
     _check_jobs(where, args.ranks, request)
     store = Store(args.results_dir)
-    todo, n_stale = options.remaining(request, store)
-    jobs = options.jobs_of(args, request, request.wanted, device)
+    todo, n_stale = remaining(request, store)
+    jobs = jobs_of(args, request, request.wanted, device)
     sweep = Sweep(store, request.suite.name, jobs, where, args.plugin)
     if args.dry_run:
         show_dry_run(console, request, {wanted.cell.key for wanted in todo})
         if n_stale:
-            console.print(options.STALE.format(n_stale), highlight=False)
+            console.print(STALE.format(n_stale), highlight=False)
         queued = sweep.queued() if queue.here() else set()
         left = [job for key, job in sweep.unfinished().items() if key not in queued]
         n_jobs = len(list(packs(left, where)))
@@ -134,8 +135,8 @@ def prepare(
         return request, None
     require()
     sweep.queued()  # where Slurm does not answer, nothing shall be written down
-    options.check_writable(store, args.report_dir)
-    sweep.sizes = options.check_data(request, store, args.data_dir, args.download, args.fresh)
+    preflight.check_writable(store, args.report_dir)
+    sweep.sizes = preflight.check_data(request, store, args.data_dir, args.download, args.fresh)
     if args.fresh:
         _supersede(request, sweep)
         todo, n_stale = list(request.wanted), 0
@@ -148,14 +149,14 @@ def prepare(
         highlight=False,
     )
     if n_stale:
-        console.print(options.STALE.format(n_stale), highlight=False)
+        console.print(STALE.format(n_stale), highlight=False)
     return request, sweep
 
 
 def _check_jobs(where: Site, ranks: int, request: Request) -> None:
     """Raises RequestError where jobs of this kind do not fit the cells."""
     n_gpus = where.gpus * where.nodes
-    options.check_ranks(ranks, request, n_gpus or None)
+    preflight.check_ranks(ranks, request, n_gpus or None)
     if ranks % where.nodes:
         raise RequestError(
             f"--nodes {where.nodes}: they train a cell together, each in as many processes; "

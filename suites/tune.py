@@ -31,6 +31,7 @@ from suites import options, points
 from suites.catalogue import SUITES
 from suites.command import Parser, exit_with
 from suites.engine.cell import Cell
+from suites.jobs import not_ok
 from suites.request import MOST_CELLS, Request, Wanted
 from suites.run import add_launching, start
 from suites.show import show_tuning
@@ -273,7 +274,7 @@ def report(args: argparse.Namespace, request: Request, store: Store, console: Co
     except (reports.ReportError, tuned.TunedError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    lines = [line for line in options.not_ok(request, store) if ": diverged: " not in line]
+    lines = [line for line in not_ok(request, store) if ": diverged: " not in line]
     if left:
         lines.append(f"not on record: {plural(left, 'point')}; no settings were written")
     for t in found:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from methods import METHODS, load_builtin
-from suites.request import departures
+from suites.description import departures
 
 load_builtin()
 

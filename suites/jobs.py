@@ -1,0 +1,70 @@
+"""The cells of a request beside what is on record: which are left, and the jobs that run them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from results.record import FINAL
+from results.store import HEAD, Store
+from suites.engine.trial import Job
+from suites.request import Request, Wanted
+
+STALE = (
+    "{} of those on record were made by older sources: they are shown as stale; --fresh trains "
+    "them again"
+)
+
+
+def remaining(request: Request, store: Store) -> tuple[list[Wanted], int]:
+    """The wanted cells that have no finished record, and how many records are stale.
+
+    Unreadable records are set aside, with a warning.
+    """
+    summary = store.read((w.cell.key for w in request.wanted), set_aside=True, fields=HEAD)
+    for line in summary.unreadable:
+        sys.stderr.write(f"warning: unreadable record set aside: {line}\n")
+    todo, n_stale = [], 0
+    for wanted in request.wanted:
+        record = summary.records.get(wanted.cell.key)
+        if record is None or record["status"] not in FINAL:
+            todo.append(wanted)
+        else:
+            n_stale += record["code_sha"] != wanted.cell.code_sha()
+    return todo, n_stale
+
+
+def not_ok(request: Request, store: Store) -> list[str]:
+    """A line for each wanted cell that is not ok: what it is, and what became of it."""
+    records = store.read((w.cell.key for w in request.wanted), fields=HEAD).records
+    lines = []
+    for wanted in request.wanted:
+        found = records.get(wanted.cell.key)
+        if found is None or found["status"] != "ok":
+            what = f"{found['status']}: {found['reason']}" if found else "no record"
+            lines.append(f"not ok: {wanted}: {what}")
+    return lines
+
+
+def jobs_of(
+    args: argparse.Namespace, request: Request, wanted: Sequence[Wanted], device: str
+) -> list[Job]:
+    """The cells with all it takes to run them."""
+    return [
+        Job(
+            cell=w.cell,
+            label=str(w),
+            suite=request.suite.name,
+            profile=request.profile,
+            command=request.plan["command"],
+            results_dir=args.results_dir,
+            data_dir=args.data_dir,
+            weights=args.weights,
+            device=device,
+            checkpoint_s=args.checkpoint_every,
+            ranks=args.ranks if w.cell.kind == "train" else 1,
+            told="val" if request.suite.headline["split"] == "val" else "test",
+        )
+        for w in wanted
+    ]

@@ -1,0 +1,128 @@
+"""What must hold before any work starts: of this machine, of the data, of the options together."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import torch
+
+from results.store import Store
+from suites.engine import datasets
+from suites.request import Request
+from suites.suite import RequestError, Suite
+
+
+def check_device(wanted: str) -> str:
+    """The device to train on. Raises RequestError."""
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise RequestError(
+            "--device cuda: torch finds no CUDA device here; use --device cpu, or a machine and a "
+            "torch build with CUDA"
+        )
+    return "cuda" if available and wanted != "cpu" else "cpu"
+
+
+def check_interval(args: argparse.Namespace) -> None:
+    """Raises RequestError for a time between checkpoints that makes no sense."""
+    if args.checkpoint_every < 0:
+        raise RequestError(f"--checkpoint-every must not be negative, not {args.checkpoint_every}")
+
+
+def check_ranks(ranks: int, request: Request, n_gpus: int | None = None) -> None:
+    """Raises RequestError where the cells cannot be shared out to so many processes.
+
+    Args:
+        n_gpus: those to train on; None without any.
+    """
+    if ranks < 1:
+        raise RequestError(f"--ranks must be at least 1, not {ranks}")
+    if ranks == 1:
+        return
+    if n_gpus is not None and ranks > n_gpus:
+        raise RequestError(
+            f"--ranks {ranks}: each process needs a GPU of its own, and there are {n_gpus}"
+        )
+    if request.suite.kind != "train":
+        raise RequestError(f"--ranks is for training, and {request.suite.name!r} only measures")
+    for wanted in request.wanted:
+        protocol = wanted.cell.protocol
+        if wanted.cell.kind == "train" and protocol.batch_size % ranks:
+            raise RequestError(
+                f"--ranks {ranks}: a mini-batch of {protocol.batch_size} ({wanted.column}) cannot "
+                "be shared out evenly"
+            )
+        if bad := sorted({*protocol.execution} - {"channels_last"}):
+            raise RequestError(f"--ranks {ranks} does not go with --execution {bad[0]}")
+
+
+def check_workers(workers: int | None, suite: Suite) -> None:
+    """Raises RequestError for a number of workers that makes no sense."""
+    if suite.kind == "cost" and workers not in (None, 1):
+        raise RequestError(
+            f"--workers {workers}: {suite.name!r} times one cell at a time, since whatever "
+            "runs beside it slows it down"
+        )
+    if workers is not None and workers < 1:
+        raise RequestError(f"--workers must be at least 1, not {workers}")
+
+
+def check_writable(store: Store, report_dir: Path) -> None:
+    """Proves that results and report can be written, before anything is computed."""
+    try:
+        store.prepare()
+    except OSError as error:
+        raise RequestError(
+            f"results directory {store.root} cannot be written to ({error.strerror}); "
+            "choose another with --results-dir"
+        ) from None
+    try:
+        report_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=report_dir):
+            pass
+    except OSError as error:
+        raise RequestError(
+            f"report directory {report_dir} cannot be made ({error.strerror}); "
+            "choose another with --report-dir"
+        ) from None
+
+
+def check_data(
+    request: Request, store: Store, data_dir: Path | None, download: bool, fresh: bool
+) -> dict[str, int]:
+    """Reads every dataset once, so that a broken file ends the run before it begins.
+
+    Args:
+        fresh: records will not be reused.
+
+    Returns:
+        Training images of each.
+
+    Raises:
+        DatasetError: files are missing or broken.
+        RequestError: records are of other data of the same name.
+    """
+    cells = [w.cell for w in request.wanted]
+    names = dict.fromkeys(
+        [c.dataset for c in cells] + [c.protocol.source for c in cells if c.reads_source]
+    )
+    sizes, hashes = {}, {}
+    for name in names:
+        data = datasets.load(name, data_dir, 0.1, download)
+        sizes[name], hashes[name] = len(data.train[1]), data.sha256
+    if not fresh:
+        fields = ("data_sha256", "source_sha256")
+        records = store.read((c.key for c in cells), fields=fields).records
+        for cell in cells:
+            sources = cell.dataset, cell.protocol.source if cell.reads_source else ""
+            for name, field in zip(sources, fields, strict=True):
+                made_of = records.get(cell.key, {}).get(field)
+                if name and made_of and made_of != hashes[name]:
+                    raise RequestError(
+                        f"{name} is not what it was: records in {store.root} are of data with "
+                        f"SHA-256 {made_of[:12]}…, and here it is {hashes[name][:12]}…; "
+                        "take another --results-dir, or --fresh to train again"
+                    )
+    return sizes
