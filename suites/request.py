@@ -38,6 +38,10 @@ AUDITED = "synthetic"  # the data set that an audit is made on
 MOST_CELLS = 100_000  # more is a slip of the finger, and would fill the memory before any work
 
 
+# class folders whose images are those of another
+PARTS_OF = dict.fromkeys(("imagenet100", "imagenette2", "tiny-imagenet-200"), "imagenet")
+
+
 @dataclass(frozen=True)
 class Wanted:
     """One wanted cell and its place in the table.
@@ -367,11 +371,18 @@ def _check_meaning(kind: Kind, dataset: str, protocol: Protocol) -> None:
                 f"dataset {name!r} has random labels, and is tested by what it is trained on: it "
                 "is for costs (table2)"
             )
-    if protocol.source != dataset and shared_classes(protocol.source, dataset):
+    parts = shared_classes(protocol.source, dataset) or _of_one_folder(protocol.source, dataset)
+    if protocol.source != dataset and parts:
         raise RequestError(
             f"{dataset} from {protocol.source}: one is part of the other, so that validation "
             "images of the target were trained on; take parts with other classes"
         )
+
+
+def _of_one_folder(*datasets: str) -> bool:
+    """Whether all are photographs from one collection, in any size or part."""
+    folders = {photos.folder if photos else None for photos in map(names.parse, datasets)}
+    return len({PARTS_OF.get(str(f), f) for f in folders}) == 1 and None not in folders
 
 
 def _axes(dataset: str, architecture: str, protocol: Protocol) -> dict[str, int]:

@@ -125,6 +125,11 @@ def test_few_labels_are_read_on_features_scaled_by_all_images() -> None:
         (["--datasets", "digits-0to4", "--sources", "digits"], "one is part of the other"),
         (["--datasets", "digits", "--sources", "digits-0to4"], "one is part of the other"),
         (["--datasets", "digits-0to4", "--sources", "digits-4to9"], "one is part of the other"),
+        (
+            ["--datasets", "x-64px-c9-n5", "--sources", "x-64px-jpeg-c20"],
+            "one is part of the other",
+        ),
+        (["--datasets", "imagenette2-64px", "--sources", "imagenet-64px"], "one is part of the"),
         (["--datasets", "digits-0to4", "--sources", "noise-1x8x8-c5"], "random labels"),
     ],
 )

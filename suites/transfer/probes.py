@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # λ, strong to weak; in scikit-learn's terms C = 1 / (n λ) for n training images
-STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
 NEIGHBOURS = (1, 5, 20)
 MOST_STEPS = 100  # of L-BFGS, for each λ
 QUERIES = 1024  # images at a time that look for their neighbours
