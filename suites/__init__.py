@@ -1,20 +1,21 @@
 """Suites: what is compared, how one cell of it is run, and the command line."""
 
 import os
+import signal
 import sys
-from types import TracebackType
+from types import FrameType
 
 
-def _without_trace(
-    kind: type[BaseException], error: BaseException, at: TracebackType | None
-) -> None:
-    """Ctrl-C while torch is still being imported: no program is there yet that could handle it."""
-    if not issubclass(kind, KeyboardInterrupt):
-        return sys.__excepthook__(kind, error, at)
+def _end(number: int, frame: FrameType | None) -> None:
+    """Ctrl-C while torch is still being imported: no program is there yet that could handle it.
+
+    An exception would not do: it is raised wherever the import is, and some code there keeps it.
+    """
     sys.stderr.write("interrupted\n")
     sys.stderr.flush()
     os._exit(130)
 
 
-if sys.argv[:1] == ["-m"]:  # `python -m suites.run`, and not a program that imports this
-    sys.excepthook = _without_trace
+# in `python -m suites.run`, and not in a program that imports this; see command.exit_with
+if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, _end)

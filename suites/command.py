@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+import suites
 from reports.plan import asked_for_by
 from results.command import Parser as Parser
 from results.command import fail as fail
@@ -20,6 +22,8 @@ RESULTS_DIR = Path("results/runs")
 
 def exit_with(main: Callable[[], int]) -> NoReturn:
     """Ends the program with main's exit status; Ctrl-C before any work is 130, without a trace."""
+    if signal.getsignal(signal.SIGINT) is suites._end:  # everything is imported
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         status = main()
     except KeyboardInterrupt:

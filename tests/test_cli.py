@@ -229,6 +229,8 @@ def test_ctrl_c_while_torch_is_imported_is_one_line() -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "suites.run", "--list"], cwd=ROOT, text=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        # as a terminal has it: what starts the tests may be in the background and ignore SIGINT
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     maps = Path(f"/proc/{process.pid}/maps")
     while process.poll() is None and "libtorch" not in maps.read_text():

@@ -68,7 +68,10 @@ class Subject:
     def twin(self, method: Method) -> Method:
         """A method made anew that gets all of another's state, and nothing else of it."""
         other = self.make()
-        other.load_state_dict(copy.deepcopy(method.state_dict()))
+        state = method.state_dict()
+        # tensors are copied by loading; what else is in it, such as optimizers', would be shared
+        state |= {k: copy.deepcopy(v) for k, v in state.items() if not isinstance(v, Tensor)}
+        other.load_state_dict(state)
         return other
 
     def remembering(self, trained: int) -> list[str]:
