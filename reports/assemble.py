@@ -57,12 +57,14 @@ def build_table(
     rows = tuple(_row(entry) for entry in plan["rows"])
     columns = _columns(plan["columns"])
     runs: dict[tuple[str, str], list[Run]] = {}
-    readout_of = {row.id: row.readout for row in rows}
+    readout_of = {(r.id, c.id): c.readout or r.readout for r in rows for c in columns}
     audits = {(a["row"], a["column"]): _audit(a, records) for a in plan.get("audits") or ()}
     for wanted in plan["cells"]:
         record = records.get(wanted["key"])
-        run = _run(wanted, record, (live or {}).get(wanted["key"]), plan["headline"], readout_of)
-        runs.setdefault((wanted["row"], wanted["column"]), []).append(run)
+        place = wanted["row"], wanted["column"]
+        sign = (live or {}).get(wanted["key"])
+        run = _run(wanted, record, sign, plan["headline"], readout_of[place])
+        runs.setdefault(place, []).append(run)
     unsupported = {(u["row"], u["column"]): str(u["reason"]) for u in plan["unsupported"]}
     cells: dict[tuple[str, str], Cell] = {}
     for column in columns:
@@ -76,6 +78,7 @@ def build_table(
                 cell = Cell(row.id, column.id, "unsupported", reason=unsupported[place])
             else:
                 cell = Cell(row.id, column.id, "unwanted", reason="not asked for by this plan")
+            cell = replace(cell, readout=readout_of[place])
             if place in audits:
                 audit, failure = audits[place]
                 cell = replace(cell, audit=audit, audit_failure=failure)
@@ -134,6 +137,7 @@ def _columns(entries: Sequence[Mapping[str, Any]]) -> tuple[Column, ...]:
                 entry.get("protocol") or {},
                 entry.get("axes") or {},
                 str(entry.get("published_as") or ""),
+                str(entry.get("readout") or ""),
             )
         )
     return tuple(columns)
@@ -159,7 +163,7 @@ def _run(
     record: Record | None,
     sign: Mapping[str, Any] | None,
     headline: Mapping[str, Any],
-    readout_of: Mapping[str, str],
+    readout: str,
 ) -> Run:
     status = record["status"] if record else "missing"
     reason = record.get("reason") if record else None
@@ -170,7 +174,7 @@ def _run(
         epoch, epochs = sign.get("epoch"), sign.get("epochs")
         reason = None if epoch is None else f"epoch {epoch} of {epochs}"
     elif record and status == "ok":
-        value = _headline(record, headline, readout_of[wanted["row"]])
+        value = _headline(record, headline, readout)
         if value is None:
             status = "failed"
             reason = f"the record holds no {headline['split']} {headline['metric']}"
@@ -186,10 +190,7 @@ def _headline(record: Record, headline: Mapping[str, Any], readout: str) -> floa
     if split in ("timings", "memory", "cost", "audit"):  # a suite may be about these
         value = (record.get(split) or {}).get(metric)
     else:
-        found = record["metrics"].get(split, {})
-        if len(found) == 1:  # fine-tuned networks predict in one way, where others are probed
-            readout = next(iter(found))
-        value = found.get(readout, {}).get(metric)
+        value = record["metrics"].get(split, {}).get(readout, {}).get(metric)
     return None if value is None else float(value)
 
 
@@ -197,6 +198,7 @@ def _cell(
     row: Row, column: Column, runs: tuple[Run, ...], counted: bool, top5: bool = False
 ) -> Cell:
     ok = [run for run in runs if run.status == "ok"]
+    audited = [run for run in ok if run.record and run.record.get("audit")]
     statuses = {run.status for run in runs}
     if len(ok) == len(runs):
         state = "ok"
@@ -218,12 +220,8 @@ def _cell(
         readouts=_readouts(ok, top5),
         cost=_cost(ok),
         speed=_pooled([r.record["speed"] for r in ok if r.record and r.record.get("speed")]),
-        audit=_least_local(
-            [r.record["audit"] for r in ok if r.record and r.record.get("audit") and not r.stale]
-        ),
-        audit_failure=OUTDATED
-        if any(r.stale and r.record and r.record.get("audit") for r in ok)
-        else "",
+        audit=_least_local([r.record["audit"] for r in audited if r.record and not r.stale]),
+        audit_failure=OUTDATED if audited and all(r.stale for r in audited) else "",
     )
 
 
@@ -232,9 +230,11 @@ def _least_local(audits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     found = dict(audits[0]) if audits else {}
     for other in audits[1:]:
         for name, value in other.items():
-            if name == "label_free":
-                found[name] = found[name] and value
-            elif isinstance(value, bool | int) and name in found:
+            if found.get(name) is None:
+                found[name] = value
+            elif name == "label_free":
+                found[name] = found[name] and value is not False
+            elif isinstance(value, bool | int):
                 found[name] = max(found[name], value)
     return found
 

@@ -13,6 +13,7 @@ from reports.caption import metric_text
 from reports.drawing import (
     COLOURS,
     DASHES,
+    HOLLOW,
     MUTED,
     Draw,
     Panel,
@@ -115,10 +116,12 @@ def _draw_pareto(axes: Axes, table: Table, column: Column, which: str) -> None:
     names, label, divisor = PARETO[which]
     points = {i: (cost / divisor, value) for i, (cost, value)
               in _points(table, column, names).items()}  # fmt: skip
+    whole = {i for i in points if table.cell(table.rows[i], column).state == "ok"}
     for i, (cost, value) in points.items():
-        axes.plot(cost, value, **(line_style(i) | {"linestyle": "", "markersize": 6}))
+        look = line_style(i) | {"linestyle": "", "markersize": 6}
+        axes.plot(cost, value, **(look if i in whole else look | HOLLOW))
     front: list[tuple[float, float]] = []
-    for cost, value in sorted(points.values(), key=lambda p: (p[0], -p[1])):
+    for cost, value in sorted((points[i] for i in whole), key=lambda p: (p[0], -p[1])):
         if not front or value > front[-1][1]:
             front.append((cost, value))
     if len(front) > 1:

@@ -29,6 +29,7 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (5, 1.4, 1.2
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
 INK, MUTED, RULE = "#1a1a1a", "#6e6e6f", "#d9d9da"
 PNG_DPI = 180
+HOLLOW: dict[str, Any] = {"markerfacecolor": "none"}  # some of the seeds are not ok
 _VARIABLES = {c: f"var(--c{i})" for i, c in enumerate(COLOURS)} | {
     INK: "var(--ink)",
     MUTED: "var(--muted)",

@@ -68,6 +68,8 @@ def _details(table: Table, cell: Cell) -> dict[str, Any]:
         "runs": [(run, [_metric(run, s, r) for s, r in columns], _seconds(run))
                  for run in sorted(shown, key=lambda run: run.seed)],
         "left_out": len(cell.runs) - len(shown),
+        "ok_left_out": sum(r.status == "ok" for r in cell.runs)
+        - sum(r.status == "ok" for r in shown),
         "spread": _spread(cell.estimate),
         "beside": _beside(table, cell),
         "settings": _settings(records[0]) if records else [],
@@ -111,7 +113,7 @@ def _beside(table: Table, cell: Cell) -> str | None:
     return (
         f"{signed(found.mean, 2)} ± {found.half_width:.2f} beside "
         f"{table.control.label}: {verdict} ({test}, {p}, "
-        f"Holm-corrected within the column{effect})"
+        f"Holm-corrected for the rivals of that one alone, where \u2248 is for all pairs{effect})"
     )
 
 

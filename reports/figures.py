@@ -21,6 +21,7 @@ from reports.caption import metric_text
 from reports.cost_figures import draw_scaling, looks, memory_figure, with_memory
 from reports.drawing import (
     COLOURS,
+    HOLLOW,
     INK,
     MUTED,
     Draw,
@@ -113,8 +114,9 @@ def draw_accuracy(axes: Axes, table: Table, column: Column) -> None:
             intervals.append((value.mean, i, value.half_width, look["color"]))
         claims += [(claim.accuracy_pct, i) for claim in cell.shown_claims]
         axes.plot(
-            value.mean, i, marker=look["marker"], color=look["color"], markersize=5.4, linestyle=""
-        )
+            value.mean, i, marker=look["marker"], color=look["color"], markersize=5.4,
+            linestyle="", **({} if cell.state == "ok" else HOLLOW),
+        )  # fmt: skip
     if seeds:
         axes.plot(
             *zip(*seeds, strict=True), linestyle="", marker="|", markersize=5,

@@ -87,11 +87,13 @@ def number(value: float | None) -> str:
         return NOTHING
     if value == 0:
         return "0"
-    magnitude = math.floor(math.log10(abs(value)))
-    if magnitude >= 4:
-        value = round(value, 2 - magnitude)  # a timing has no more than three digits to trust
-    places = max(0, 2 - magnitude)
-    return f"{value:,.{min(places, 6)}f}".replace(",", THIN)
+    value = float(f"{value:.3g}")  # a timing has no more than three digits to trust
+    if abs(value) < 1e-6:
+        text = f"{value:.2e}"
+    else:
+        places = max(0, 2 - math.floor(math.log10(abs(value))))
+        text = f"{value:,.{min(places, 8)}f}".replace(",", THIN)
+    return text.replace("-", MINUS, 1) if value < 0 else text
 
 
 def count(value: float | None) -> str:

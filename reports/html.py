@@ -127,6 +127,7 @@ def render(table: Table, again: str = "", downloads: Mapping[str, str] | None = 
         curves=_drawn(figures.curve_panels(table)),
         by_depth=_drawn(transfer.depth_panels(table)),
         by_labels=_drawn(transfer.label_panels(table)),
+        hollow=any(c.state != "ok" and c.estimate for c in table.cells.values()),
         pareto=[] if audited or timed else _drawn(cost_figures.pareto_panels(table)),
         swatches=[(row.label, svg) for row, svg in swatches],
         summary_swatches=[(row.label, svg) for row, svg in swatches if row in summarised],
@@ -305,18 +306,19 @@ def _readouts(table: Table) -> list[dict[str, Any]]:
     """A line per method and readout that any cell holds, on the test set."""
     lines = []
     for row in table.rows:
-        values = {
-            column.id: table.cell(row, column).readouts.get("test", {}) for column in table.columns
-        }
+        cells = [table.cell(row, column) for column in table.columns]
+        values = [cell.readouts.get("test", {}) for cell in cells]
         known = {f"{name}{of}": i for i, name in enumerate(row.readouts) for of in ("", TOP5)}
-        found = {name for of_column in values.values() for name in of_column}
+        found = {name for of_column in values for name in of_column}
         for readout in sorted(found, key=lambda name: (known.get(name, len(known)), name)):
             lines.append(
                 {
                     "row": row,
                     "readout": readout,
-                    "headline": readout == row.readout,
-                    "values": [values[column.id].get(readout) for column in table.columns],
+                    "values": [
+                        (of_column.get(readout), readout == cell.readout)
+                        for cell, of_column in zip(cells, values, strict=True)
+                    ],
                 }
             )
     return lines

@@ -14,8 +14,8 @@ WORDS = {"unsupported": "n/a", "unwanted": "\u2013"}  # other states are shown b
 def escape(text: object) -> str:
     """Any text as one line of Markdown that shows it, and cannot end a table's cell."""
     line = " ".join(str(text).split())
-    for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
-        line = line.replace(character, entity)
+    # a tag, somebody's name, the number of an issue, or :name: of a picture
+    line = re.sub(r"[&<>]|@(?=\w)|#(?=\d)|:(?=[\w+-]+:)", lambda m: f"&#{ord(m[0])};", line)
     return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", line)
 
 

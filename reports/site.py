@@ -40,6 +40,7 @@ class Entry:
     newest: str | None = None
     picture: Panel | None = None
     files: tuple[tuple[str, str], ...] = ()
+    failures: str = "failures"  # where the page lists them
 
     @property
     def link(self) -> str:
@@ -55,7 +56,7 @@ def entry_of(table: Table, paths: Sequence[Path]) -> Entry:
     )  # fmt: skip
     return Entry(
         suite, "", table.plan["title"], table.plan["profile"], counts(table), table.newest,
-        _picture(table), files,
+        _picture(table), files, "points" if table.kind == KIND else "failures",
     )  # fmt: skip
 
 

@@ -145,7 +145,7 @@ def _two(value: float) -> str:
     if not math.isfinite(value) or value <= 0:
         return NOTHING
     places = max(0, 1 - math.floor(math.log10(value)))
-    return f"{value:.{places}f}" if places else f"{value:,.0f}"
+    return f"{value:.{places}f}" if places else count(value)
 
 
 def quiet(table: Table) -> str:

@@ -49,6 +49,7 @@ class Line:
     iqm_interval: tuple[float, float]
     better: float  # in [0, 1]
     better_interval: tuple[float, float]
+    stale: bool  # whether some of it, or of the control, was made by older sources
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ def summarise(table: Table) -> Summary | None:
                 interval(interquartile_mean(drawn)),
                 float(better[0]),
                 interval(again),
+                any(table.cell(r, c).n_stale for r in (row, control) for c in columns),
             )
         )
     lines.sort(key=lambda line: -line.iqm)

@@ -111,6 +111,7 @@ class Cell:
     audit: Mapping[str, Any] = field(default_factory=dict)  # see suites/auditing/measure.py
     speed: Mapping[str, Any] = field(default_factory=dict)  # see suites/costs/measure.py
     audit_failure: str = ""  # why a measurement that was made is not shown
+    readout: str = ""  # whose numbers the headline is
 
     @property
     def n_wanted(self) -> int:
@@ -176,6 +177,7 @@ class Column:
     protocol: Mapping[str, Any]
     axes: Mapping[str, float] = field(default_factory=dict)  # what a cost is drawn against
     published_as: str = ""  # the dataset as papers name it, where that is another name
+    readout: str = ""  # of all methods here, as where they are fine-tuned; "" for each its own
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,7 @@ class Table:
 
     @cached_property
     def control(self) -> Row | None:
-        """The row that others are held against: end-to-end backprop, where the table has it."""
+        """The row that others are held against; see `control_of`."""
         return control_of(self.rows)
 
     @cached_property
@@ -230,7 +232,7 @@ class Table:
 
 
 def control_of(rows: Sequence[Row]) -> Row | None:
-    """The row of end-to-end backprop, or None."""
+    """The first row of backprop, or None: end to end, or in table 3 without any training at all."""
     return next((row for row in rows if row.method == "backprop"), None)
 
 

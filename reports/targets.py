@@ -12,20 +12,23 @@ SHARE = 0.98  # of the best final validation accuracy in the column
 
 
 def target(table: Table, column: Column) -> float | None:
-    """Validation accuracy in percent that counts as reached; None without curves."""
+    """Validation accuracy in percent that counts as reached; None while no cell is whole."""
     finals = [
         sum(values) / len(values)
         for row in table.rows
-        if (values := [v for run in _ok(table.cell(row, column)) if (v := _last(run)) is not None])
+        if table.cell(row, column).state == "ok"  # the seeds that are left may be the good ones
+        and (values := [v for run in _ok(table.cell(row, column)) if (v := _last(run)) is not None])
     ]
     return SHARE * max(finals) if finals else None
 
 
 def seconds_to(cell: Cell, accuracy_pct: float) -> float | None:
-    """Median training time over the ok seeds; None where a seed never gets there.
+    """Median training time over the ok seeds; None where a seed never gets there, or diverged.
 
     Between two epochs by straight line; validation itself is not counted.
     """
+    if any(run.status == "diverged" for run in cell.runs):
+        return None
     found = [_reached(_curve(run), accuracy_pct) for run in _ok(cell)]
     times = [seconds for seconds in found if seconds is not None]
     return statistics.median(times) if times and len(times) == len(found) else None

@@ -101,8 +101,11 @@ class Tuning:
         if self.best is None or self.best.run.value is None or record is None:
             return None
         n = (record["metrics"].get("val") or {}).get(self.row.readout, {}).get("n")
-        share = self.best.run.value / 100
-        return 100 * math.sqrt(share * (1 - share) / n) if n else None
+        if not n:
+            return None
+        # at 100 % half an image is left, too
+        share = min(max(self.best.run.value / 100, 0.5 / n), 1 - 0.5 / n)
+        return 100 * math.sqrt(share * (1 - share) / n)
 
     @cached_property
     def n_level(self) -> int:

@@ -86,7 +86,9 @@ def _verdict(found: Sequence[Tuning]) -> str:
     n = {state: sum(t.counts[state] for t in found) for state in COUNTED}
     head = "Unfinished" if n["missing"] else "Complete"
     parts = [f"{n[state]} {state}" for state in COUNTED if n[state]]
-    return f"{head}: of {plural(sum(n.values()), 'point')} {', '.join(parts)}."
+    stale = sum(point.run.stale for t in found for point in t.points)
+    more = f"; {stale} made by older sources (†)" if stale else ""
+    return f"{head}: of {plural(sum(n.values()), 'point')} {', '.join(parts)}{more}."
 
 
 def _protocol(column: Column) -> str:
@@ -113,7 +115,9 @@ def _spaces(found: Sequence[Tuning]) -> list[tuple[str, list[tuple[str, str, str
 def _notes(tuning: Tuning) -> list[str]:
     """What to know of the chosen settings before trusting them."""
     notes = ["as untuned"] * (tuning.best is tuning.untuned)
-    if tuning.n_level and tuning.standard_error:
+    if tuning.best and tuning.best.run.stale:
+        notes.append("† made by older sources")
+    if tuning.n_level and tuning.standard_error is not None:
         points = plural(tuning.n_level, "other point")
         notes.append(f"{points} level with it (standard error {tuning.standard_error:.2f})")
     return notes + [f"{edge} of its range" for edge in tuning.edges]

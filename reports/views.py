@@ -88,7 +88,8 @@ def views(table: Table) -> list[View]:
     for name, heading, divisor in COSTS:
         label = heading[0].upper() + heading[1:]
         entries = _entries(table, partial(_cost, name, divisor))
-        beside = "" if table.kind == "cost" else "; other cells may have run beside it"
+        counted = name.startswith(("n_", "flops_", "passes_", "inputs_"))
+        beside = "; other cells may have run beside it" * (table.kind != "cost" and not counted)
         note = f"{label}{beside}."
         found.append(View(_COSTS, label, note, entries))
     return [found[0], *(view for view in found[1:] if view.entries)]
@@ -150,7 +151,7 @@ def _loss(split: str, row: Row, cell: Cell) -> Entry | None:
         metrics["loss"]
         for run in cell.runs
         if run.status == "ok" and run.record
-        if (metrics := run.record["metrics"].get(split, {}).get(row.readout))
+        if (metrics := run.record["metrics"].get(split, {}).get(cell.readout))
         and metrics.get("loss") is not None
     ]
     found = estimate(values)

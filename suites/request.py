@@ -31,6 +31,7 @@ from suites.engine.execution import CHOICES
 from suites.engine.precision import PRECISIONS
 from suites.images import names
 from suites.suite import Profile, RequestError, Row, Suite, choose, everywhere, rows_of
+from suites.transfer.tuning import READOUT as TUNED_READOUT
 
 WEIGHTS_OF = "imagenet-224px"  # what torchvision's weights were trained on
 TUNED = {"": "", "itself": ", fine-tuned", "backprop": ", fine-tuned by backprop"}
@@ -351,6 +352,8 @@ def _places(
             if protocol.source:
                 column["id"] += f", from {protocol.source}{' weights' * bool(protocol.weights)}"
                 column["id"] += TUNED[protocol.tuning]
+                if protocol.tuning:
+                    column["readout"] = TUNED_READOUT
             elif len(protocols) > 1:
                 column["id"] += f", batch {protocol.batch_size}"
             if suite.kind in ("train", "transfer"):
@@ -371,8 +374,9 @@ def _check_meaning(kind: Kind, dataset: str, protocol: Protocol) -> None:
                 f"dataset {name!r} has random labels, and is tested by what it is trained on: it "
                 "is for costs (table2)"
             )
-    parts = shared_classes(protocol.source, dataset) or _of_one_folder(protocol.source, dataset)
-    if protocol.source != dataset and parts:
+    if protocol.weights or protocol.source == dataset:
+        return  # made with images that nobody here can know, which the table says
+    if shared_classes(protocol.source, dataset) or _of_one_folder(protocol.source, dataset):
         raise RequestError(
             f"{dataset} from {protocol.source}: one is part of the other, so that validation "
             "images of the target were trained on; take parts with other classes"

@@ -23,7 +23,7 @@ from reports.compare import main, read
 from reports.comparing import page as comparison_page
 from reports.comparing import text as comparison_text
 from reports.comparing.alignment import CompareError
-from reports.comparing.comparison import Comparison, Pair, notes
+from reports.comparing.comparison import Comparison, Pair, notes, summary
 from reports.differences import Difference, difference, hedges, holm_adjusted, paired, welch
 from results.record import cell_key
 from results.store import Store
@@ -224,6 +224,24 @@ def test_every_verdict(tmp_path: Path) -> None:
     assert verdicts(turned)["mono"] == "only in B"
     assert pair_of(turned, "hff").shift == pytest.approx(10, abs=0.01)
     assert pair_of(turned, "ff").p_value == pytest.approx(pair_of(found, "ff").p_value)
+
+
+def test_a_result_on_one_side_only_is_not_no_result(tmp_path: Path) -> None:
+    plan = make_plan(("hff",))
+    ours = [run("hff", s, 95.0) for s in (0, 1)]
+    theirs = [run("hff", 2, 0, status="diverged", reason="loss is NaN")]
+    stores = [filled(tmp_path / n, plan, r) for n, r in (("a", ours), ("b", theirs))]
+    a, b = (str(store.root) for store in stores)
+    assert verdicts(read(a, b)) == {"hff": "result in A only"} and read(a, b).exit_status == 1
+    assert verdicts(read(b, a)) == {"hff": "result in B only"}
+    assert "1 result in A only" in summary(read(a, b))
+
+
+def test_equal_bits_are_no_test(tmp_path: Path) -> None:
+    a, b = two_machines(tmp_path)
+    lines = csv.DictReader(io.StringIO(comparison_page.to_csv(read(str(a), str(b)))))
+    same = next(line for line in lines if line["verdict"] == "same bits")
+    assert same["test"] == same["p"] == same["low"] == ""
 
 
 def test_p_values_are_corrected_over_all_cells(tmp_path: Path) -> None:

@@ -228,6 +228,14 @@ def test_a_number_tells_its_seeds(page: Page, table: Table) -> None:
         assert page.locator("#tip").is_hidden()
 
 
+def test_the_keyboard_takes_the_seeds_along_where_the_table_scrolls(page: Page) -> None:
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.locator("#main tbody tr").nth(1).locator("td a").last.focus()
+    page.wait_for_timeout(300)
+    assert page.locator("#main").evaluate("e => e.closest('.scroll').scrollLeft") > 0
+    assert page.locator("#tip").is_visible()
+
+
 def test_an_entry_opens_its_cell(page: Page, table: Table) -> None:
     page.locator("#main tbody tr").nth(1).locator("td a").nth(0).click()
     details = page.locator("#cells details[open]")
@@ -238,6 +246,10 @@ def test_an_entry_opens_its_cell(page: Page, table: Table) -> None:
         assert run.key in text
     assert "--only" in text and "0.1" in text  # the command again, the hyper-parameter
     assert details.locator("svg.curve polyline").count() == SEEDS
+    details.locator("summary").first.click()
+    assert page.locator("#cells details[open]").count() == 0
+    page.locator("#main tbody tr").nth(1).locator("td a").nth(0).click()  # the same address
+    assert page.locator("#cells details[open]").count() == 1
 
 
 def test_downloads_hold_the_table(page: Page, table: Table) -> None:

@@ -19,7 +19,7 @@ from reports import build as build_module
 from reports.assemble import build_table
 from reports.build import ReportError, build, main
 from reports.caption import caption, counts
-from reports.drilldown import drilldowns
+from reports.drilldown import MOST_SEEDS, drilldowns
 from reports.formatting import estimate_text, number, signed, when
 from reports.frame import to_frame, to_short_csv
 from reports.html import render as render_html
@@ -191,6 +191,27 @@ def test_ok_record_without_the_headline_is_not_counted_as_ok() -> None:
     assert "holds no test accuracy_pct" in render_html(table)
 
 
+def test_another_readout_never_stands_in_for_the_headline() -> None:
+    """Only a column may say that all its networks are read in one way, as fine-tuned ones are."""
+    plan, record = make_plan(("hff",), seeds=1), make_record()
+    for split in record["metrics"].values():
+        split["softmax"] = split.pop("last")
+        del split["sum"]
+    place, records = ("hff", "digits/mlp-2x500"), {record["key"]: record}
+    assert build_table(plan, records, published=nothing).cells[place].state == "failed"
+    plan["columns"][0]["readout"] = "softmax"
+    table = build_table(plan, records, published=nothing)
+    assert table.cells[place].state == "ok"
+    page = render_html(table)
+    assert "Test loss" in page and re.search(r'softmax</td>\s*<td[^>]*><span class="best">', page)
+
+
+def test_seeds_that_are_left_out_of_a_drill_down_are_counted_by_their_end(tmp_path: Path) -> None:
+    plan = make_plan(("hff",), seeds=MOST_SEEDS + 50)
+    table = build_module.read("table1", filled(tmp_path, plan, [make_record()]), nothing)
+    assert "50 more, 1 of them ok; the CSV" in render_html(table)
+
+
 def test_two_protocols_of_one_pair_keep_their_names_apart() -> None:
     plan = make_plan(columns=("digits/mlp", "digits/mlp@long"))
     for column in plan["columns"]:
@@ -305,7 +326,8 @@ def hostile_table(folder: Path) -> Any:
     plan["title"] = plan["profile_note"] = plan["command"] = HOSTILE
     plan["rows"][0]["differs"] = [HOSTILE]
     records = [make_record("hff", column, s, accuracy=97 + s) for s in range(2)]
-    records += [make_record("hff", column, 2, status="failed", reason=HOSTILE)]
+    reason = f"{HOSTILE} {LETTERS}"
+    records += [make_record("hff", column, 2, status="failed", reason=reason)]
     return build_module.read("table1", filled(folder, plan, records), nothing)
 
 
@@ -321,12 +343,14 @@ def test_hostile_text_is_shown_and_not_obeyed(tmp_path: Path) -> None:
     assert r"50\% a\_b \textbackslash{}input\{x\}" in tex
     assert r"J\"{u}rgen $\geq$ $\times$ \textemdash{} {[}U+4E2D{]}" in tex
     lines = list(csv.DictReader(io.StringIO(to_frame(table).to_csv(index=False))))
-    assert HOSTILE in {line["reason"] for line in lines}
+    assert any(line["reason"].startswith(HOSTILE) for line in lines)
+
+
+LETTERS = "".join(map(chr, range(1, 0x250)))
 
 
 def test_every_latin_letter_is_escaped_to_ascii() -> None:
-    text = "".join(map(chr, range(1, 0x250)))
-    assert escape(text).isascii()
+    assert escape(LETTERS).isascii()
     assert escape("a--b---c") == "a-{}-b-{}-{}-c"
 
 

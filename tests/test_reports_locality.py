@@ -80,6 +80,22 @@ def test_of_several_seeds_the_least_local_finding_counts(tmp_path: Path) -> None
     assert "of 2 seeds" in render_html(table)
 
 
+def test_an_audit_of_older_sources_does_not_hide_one_of_today(tmp_path: Path) -> None:
+    plan = make_plan(("hff",), seeds=3)
+    plan["headline"] = {"split": "audit", "metric": "chain_longest"}
+    audits = [FOUND | {"true_gradient": None}, FOUND | {"true_gradient": True}]
+    audits = [FOUND | {"crosses_units": True}, *audits]
+    records = [
+        make_record("hff", seed=seed, code_sha=CURRENT if seed else "dead") | {"audit": audit}
+        for seed, audit in enumerate(audits)
+    ]
+    table = build_module.read("table1", filled(tmp_path, plan, records), nothing)
+    cell = table.cells["hff", "digits/mlp-2x500"]
+    assert not cell.audit_failure and cell.audit["crosses_units"] == FOUND["crosses_units"]
+    assert cell.audit["true_gradient"] is True  # what a seed could not tell is no objection
+    assert "not measured" not in render_html(table)
+
+
 def test_a_failed_audit_is_on_the_page(tmp_path: Path) -> None:
     page = audited(tmp_path, ("hff", "failed", {}))
     assert "not measured: failed: it broke" in page

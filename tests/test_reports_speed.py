@@ -84,9 +84,9 @@ def test_a_comparison_needs_both(tmp_path: Path) -> None:
 
 
 def test_ratios_are_written_to_two_digits() -> None:
-    texts = [speed.ratio_text({"median": v, "low": v, "high": v}).split()[0]
+    texts = [speed.ratio_text({"median": v, "low": v, "high": v}).partition(" (")[0]
              for v in (0.0123, 0.987, 1.04, 10.6, 96.7, 1234.5, 0.0, float("inf"))]  # fmt: skip
-    assert texts == ["0.012", "0.99", "1.0", "11", "97", "1,234", "–", "–"]
+    assert texts == ["0.012", "0.99", "1.0", "11", "97", "1\u202f234", "–", "–"]
 
 
 def test_growth_is_fitted_as_a_power_law(tmp_path: Path) -> None:
@@ -221,6 +221,29 @@ def test_time_to_a_target_is_read_off_the_curve(tmp_path: Path) -> None:
     times = [targets.seconds_to(table.cell(row, column), aim) for row in table.rows]
     assert times == [pytest.approx(2.8), 5.0, None]
     assert "train to target, s" in html.render(table)
+
+
+def test_divergence_is_no_way_to_be_fast(tmp_path: Path) -> None:
+    """The seeds that are left may be the good ones: they set no target, and reach none."""
+    plan = make_plan(("backprop", "hff"), seeds=3)
+    records = [make_record("backprop", seed=s, accuracy=95.0) for s in range(3)]
+    records.append(make_record("hff", seed=0, accuracy=99.5))
+    records += [make_record("hff", seed=s, status="diverged") for s in (1, 2)]
+    for record in records:
+        record["curves"] |= {"epoch": [1, 2], "train_s": [1.0, 2.0]}
+        value = 99.5 if record["cell"]["method"] == "hff" else 95.0
+        record["curves"]["val_accuracy_pct"] = [value, value]
+    table = read("table1", filled(tmp_path, plan, records), plan=plan)
+    (column,) = table.columns
+    aim = targets.target(table, column)
+    assert aim == pytest.approx(0.98 * 95.0)
+    backprop, hff = (table.cell(row, column) for row in table.rows)
+    assert targets.seconds_to(backprop, aim) == 1.0 and targets.seconds_to(hff, aim) is None
+    page = html.render(table)
+    assert "Hollow: some seeds are not ok" in page
+    front = cost_figures.pareto_panels(table)[0]
+    assert front.svg.count("fill: none") and "Hollow" not in html.render(trained(tmp_path / "t", {
+        "a": [(1.0, 9.0), (2.0, 9.5)]}))  # fmt: skip
 
 
 def test_time_to_a_target_is_a_median_like_the_costs_beside_it(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from methods.space import Choice, LogUniform
 from reports import build as reports
 from reports.table import Column, Row, Run
 from reports.tuning import Point, Tuning
-from reports.tuning_page import limits
+from reports.tuning_page import _notes, limits
 from results.store import Store
 from tests.test_tune import FEW, asked, filled, run_request, tuned_file
 
@@ -66,8 +66,19 @@ def test_what_chance_chose_and_what_lies_at_an_end_is_said() -> None:
     assert exact.n_level == 0 and exact.edges == ["lr near the high end"]
     assert made_up([90.0, 89.0], [0.39, 0.3]).edges == []  # nine tenths of the range, just not
     assert made_up([90.0, 89.0], [10.0, 0.3]).edges  # untuned settings may lie outside
-    low = made_up([100.0, 99.0], [0.01, 0.3])
-    assert low.standard_error == 0.0 and low.n_level == 0
+    top = made_up([100.0, 100.0, 99.0], [0.01, 0.3, 0.4])
+    # half an image of 100 is left where all are right
+    assert top.standard_error == pytest.approx(0.7053, abs=1e-3) and top.n_level == 1
+    assert _notes(top)[-1].startswith("1 other point level with it")
+
+
+def test_points_of_older_sources_are_told(tmp_path: Path) -> None:
+    store = filled(tmp_path, asked(*FEW, "--points", "2"), {"backprop": [90, 95], "hff": [97, 96]})
+    for path in store.records_dir.iterdir():
+        path.write_text(path.read_text().replace('"code_sha": "', '"code_sha": "f'))
+    page = page_of(store, tmp_path)
+    assert "of 4 points 4 ok; 4 made by older sources (†)." in page
+    assert page.count("† made by older sources") == 2  # at the settings that were chosen
 
 
 def test_the_page_leads_to_the_table_with_the_chosen_settings(tmp_path: Path) -> None:

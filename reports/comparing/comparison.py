@@ -19,8 +19,11 @@ SAME = "same bits"
 FEW = "too few seeds to say"
 CHANGED = "status changed"
 NO_VALUE = "no result in either"
+RESULT_IN = {"A": "result in A only", "B": "result in B only"}  # of other seeds, or a rest of them
 ONLY = {"A": "only in A", "B": "only in B"}
-VERDICTS = (DIFFERS, CHANGED, UNSEEN, SAME, FEW, NO_VALUE, *ONLY.values())
+VERDICTS = (
+    DIFFERS, CHANGED, *RESULT_IN.values(), UNSEEN, SAME, FEW, NO_VALUE, *ONLY.values(),
+)  # fmt: skip
 COMPARED = (DIFFERS, UNSEEN, SAME, FEW)  # both sides have a value
 
 RATE = "train_images_per_s"
@@ -120,8 +123,9 @@ class Comparison:
 
     @property
     def exit_status(self) -> int:
-        """1 where some cell differs or ended otherwise, else 0."""
-        return int(any(pair.verdict == DIFFERS or pair.changes for pair in self.pairs))
+        """1 where some cell differs, ended otherwise, or has a result on one side only, else 0."""
+        bad = (DIFFERS, *RESULT_IN.values())
+        return int(any(pair.verdict in bad or pair.changes for pair in self.pairs))
 
     @property
     def metric(self) -> str:
@@ -174,13 +178,14 @@ def _pair(row: Row, column: Column, a: Cell | None, b: Cell | None, table: Table
         if a is None and b is None:
             return None
         return Pair(row, column, a, b, ONLY["A" if a else "B"])
-    one, other = _values(a), _values(b)
+    one, other = a.by_seed, b.by_seed
     tested = difference(one, other, rounding_step(table.plan, row, (*a.runs, *b.runs)))
     changes = tuple(_changes(a, b))
     if one and other:
         verdict = SAME if _same_bits(a, b) else FEW  # of what is tested, the p value decides
     else:
-        verdict = CHANGED if changes else NO_VALUE
+        lacking = RESULT_IN["A" if one else "B"] if one or other else NO_VALUE
+        verdict = CHANGED if changes else lacking
     records = [[run.record for run in cell.runs if run.record] for cell in (a, b)]
     sources = [{record["code_sha"] for record in found} for found in records]
     rates = [cell.cost.get(RATE) for cell in (a, b)]
@@ -192,10 +197,6 @@ def _pair(row: Row, column: Column, a: Cell | None, b: Cell | None, table: Table
         rates[1] / rates[0] if rates[0] and rates[1] else None,
         tuple((side, tuple(sorted(seeds))) for side, seeds in lone if seeds),
     )  # fmt: skip
-
-
-def _values(cell: Cell) -> dict[int, float]:
-    return {run.seed: run.value for run in cell.runs if run.value is not None}
 
 
 def _same_bits(a: Cell, b: Cell) -> bool:
@@ -278,7 +279,7 @@ def summary(comparison: Comparison) -> str:
     text = f"{plural(compared, 'cell')} compared" + (f": {', '.join(parts)}" if parts else "")
     if comparison.changed:
         text += f"; {plural(len(comparison.changed), 'run')} ended otherwise"
-    rest = [f"{n[v]} {v}" for v in (NO_VALUE, *ONLY.values()) if v in n]
+    rest = [f"{n[v]} {v}" for v in (*RESULT_IN.values(), NO_VALUE, *ONLY.values()) if v in n]
     return text + (f"; {', '.join(rest)}" if rest else "") + "."
 
 

@@ -129,7 +129,7 @@ def to_csv(comparison: Comparison) -> str:
 
 
 def _line(pair: Pair, suite: str) -> dict[str, Any]:
-    found = pair.difference
+    found = pair.difference if pair.verdict != SAME else None  # which is known, and no test
     lone = dict(pair.unpaired)
     line: dict[str, Any] = {
         "suite": suite, "row": pair.row.id, "method": pair.row.method, "column": pair.column.id,

@@ -61,7 +61,7 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
 
 def say(console: Console, text: str, style: str | None = None) -> None:
     """A line that is shown as it is, with markup of the terminal in it or not."""
-    console.print(text, markup=False, highlight=False, style=style)
+    console.print(text, markup=False, highlight=False, emoji=False, style=style)
 
 
 def _table(title: str, rows: Sequence[Sequence[str]], styles: Sequence[str | None]) -> TextTable:
