@@ -57,7 +57,7 @@ def load(store: Store | Path | str, cache: bool = True) -> DataFrame:
     with without_collector():
         fresh = pandas.DataFrame(by_column(_lines(store, sorted(new))))
     frames = [f for f in (kept, fresh) if not f.empty]
-    frame = pandas.concat(frames, ignore_index=True) if frames else known
+    frame = pandas.concat(frames, ignore_index=True) if frames else kept
     frame = _of_one_type(frame.sort_values("file", ignore_index=True))
     if cache:
         with contextlib.suppress(OSError):  # a store that may only be read

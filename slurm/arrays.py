@@ -206,7 +206,11 @@ class Arrays:
         sent = []
         try:
             # what sbatch says of a refusal comes with the error; submitit would also print it
-            with _outside_of_jobs(), contextlib.redirect_stderr(io.StringIO()), executor.batch():
+            with (
+                _outside_of_jobs(site),
+                contextlib.redirect_stderr(io.StringIO()),
+                executor.batch(),
+            ):
                 for n, task in enumerate(tasks):
                     shift = Shift(pickle.dumps(task.work), folder, n, site.minutes)
                     sent.append(executor.submit(shift))
@@ -238,10 +242,16 @@ def alive(arrays: Iterable[Array], entries: Mapping[tuple[str, int], Entry]) -> 
 
 
 @contextlib.contextmanager
-def _outside_of_jobs() -> Iterator[None]:
-    """Hides the job that we may be in ourselves: its limits would become those of the new one."""
+def _outside_of_jobs(site: Site) -> Iterator[None]:
+    """Hides the job that we may be in ourselves: its limits would become those of the new one.
+
+    Of the user's own defaults those stay that say where to run, where the site does not.
+    """
     ours = ("SLURM_", "SBATCH_")
-    hidden = {k: v for k, v in os.environ.items() if k.startswith(ours) and k != "SLURM_CONF"}
+    names = ("account", "partition", "qos", "constraint")
+    kept = {f"SBATCH_{name.upper()}" for name in names if not getattr(site, name)}
+    kept |= {"SLURM_CONF", "SBATCH_RESERVATION"}
+    hidden = {k: v for k, v in os.environ.items() if k.startswith(ours) and k not in kept}
     for name in hidden:
         del os.environ[name]
     try:

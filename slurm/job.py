@@ -29,7 +29,7 @@ from typing import Any, Protocol
 WARNING = signal.SIGUSR2
 MEETING = "BPFREE_MEETING"  # variable with the name of a file, see `meeting`
 BEAT_S = 15.0
-FRUITLESS = 2  # shifts of full length without any progress, after which a job gives up
+FRUITLESS = 2  # shifts of half the time limit without any progress, after which a job gives up
 
 
 class Work(Protocol):

@@ -101,17 +101,21 @@ class Site:
             found["mem"] = f"{round(self.memory_gb * 1024)}M"
         # a job that is lost with its node is put back into the queue
         more: dict[str, Any] = {"requeue": True, **(self.extra or {})}
+        more = {name: value for name, value in more.items() if value is not False}
         if self.gpus:
             kind = f"{self.gpu_type}:" if self.gpu_type else ""
             # --gpus is of the whole job, and may spread unevenly over its nodes
             flag = "gpus-per-node" if self.nodes > 1 and self.gpu_flag == "gpus" else self.gpu_flag
             more[flag] = f"{'gpu:' if flag == 'gres' else ''}{kind}{self.gpus}"
-        if not self.use_srun:  # then nothing passes the warning on but the batch shell itself
-            more["signal"] = f"B:USR2@{self.warning_s}"
-        # without it, the first node would wait for others that are gone, and they for it
-        srun = [*self.srun, *(["--kill-on-bad-exit=1"] if self.nodes > 1 else [])]
-        if srun:
-            found["srun_args"] = srun
+        # without srun nothing passes the warning on but the batch shell itself
+        more["signal"] = f"{'' if self.use_srun else 'B:'}USR2@{self.warning_s}"
+        if self.use_srun:
+            # from Slurm 22.05 to 23.02 a step does not inherit it, and would get one core
+            found["srun_args"] = [
+                f"--cpus-per-task={self.cpus}", *self.srun,
+                # without it, the first node would wait for others that are gone, and they for it
+                *(["--kill-on-bad-exit=1"] if self.nodes > 1 else []),
+            ]  # fmt: skip
         found["additional_parameters"] = more
         return found
 

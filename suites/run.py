@@ -120,7 +120,7 @@ def start(args: argparse.Namespace, command: str, resolve: options.Resolve, repo
             request, sweep = submit.prepare(args, command, console, resolve)
             if sweep is None:
                 return 0
-            submit.follow(sweep, console)
+            submit.follow(sweep, console, args.fresh)
             return report(args, request, sweep.store, console)
         if used := site.flags_used(args):
             raise RequestError(f"{used[0]} is for jobs on a cluster: add --launcher slurm")
@@ -137,6 +137,8 @@ def start(args: argparse.Namespace, command: str, resolve: options.Resolve, repo
         store = Store(args.results_dir)
         if args.dry_run:
             todo, n_stale = remaining(request, store)
+            if args.fresh:
+                todo, n_stale = list(request.wanted), 0
             show_dry_run(console, request, {wanted.cell.key for wanted in todo})
             if n_stale:
                 console.print(STALE.format(n_stale), highlight=False)

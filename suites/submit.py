@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if sweep is None:
             return 0
         if args.wait:
-            follow(sweep, console)
+            follow(sweep, console, args.fresh)
             bad = not_ok(request, sweep.store)
             for line in bad:
                 console.print(line, markup=False, highlight=False)
@@ -121,6 +121,8 @@ def prepare(
     jobs = jobs_of(args, request, request.wanted, device)
     sweep = Sweep(store, request.suite.name, jobs, where, args.plugin)
     if args.dry_run:
+        if args.fresh:
+            todo, n_stale = list(request.wanted), 0
         show_dry_run(console, request, {wanted.cell.key for wanted in todo})
         if n_stale:
             console.print(STALE.format(n_stale), highlight=False)
@@ -185,8 +187,13 @@ def _supersede(request: Request, sweep: Sweep) -> None:
         sweep.store.supersede(wanted.cell.key)
 
 
-def follow(sweep: Sweep, console: Console) -> None:
-    """Submits, and shows what becomes of the cells until all have ended. Raises SlurmError."""
+def follow(sweep: Sweep, console: Console, fresh: bool = False) -> None:
+    """Submits, and shows what becomes of the cells until all have ended. Raises SlurmError.
+
+    Args:
+        fresh: records were put out of the way, which the same command would do again.
+    """
+    without = " (without --fresh)" if fresh else ""
     jobs = list(sweep.unfinished().values())
     display = Display(console, jobs, sweep.store.live_dir)
     try:
@@ -194,10 +201,10 @@ def follow(sweep: Sweep, console: Console) -> None:
             sweep.follow(display.end, display.tick, display.say, RETRIES)
     except KeyboardInterrupt:
         if not sweep.sent:
-            console.print("interrupted; the same command goes on", highlight=False)
+            console.print(f"interrupted; the same command{without} goes on", highlight=False)
             raise SystemExit(130) from None
         console.print(
-            "no longer following; the jobs go on. The same command follows them again, "
+            f"no longer following; the jobs go on. The same command{without} follows them again, "
             f"`{command_on('suites.cancel', sweep.suite, sweep.store.root)}` takes them out of the "
             "queue",
             highlight=False,

@@ -205,6 +205,31 @@ def test_a_corrupt_checkpoint_is_set_aside_and_the_cell_starts_anew(tmp_path: Pa
     assert results(record_of(work)) == results(record_of(whole))
 
 
+@pytest.mark.parametrize(
+    ("trouble", "status"), [(OSError(5, "Input/output error"), "failed"),
+                            (torch.OutOfMemoryError("no room"), "oom")]
+)  # fmt: skip
+def test_a_checkpoint_outlives_trouble_that_may_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: Exception, status: str
+) -> None:
+    """Hours of training must not be set aside for a moment of a full GPU or a slow file system."""
+    work = job(tmp_path)
+    engine.run(work, lambda: True)
+    (path,) = tmp_path.glob("checkpoints/*.pt")
+
+    def fail(*args: Any, **more: Any) -> None:
+        raise trouble
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "load", fail)
+        assert engine.run(work).status == status
+    assert path.exists() and not list(tmp_path.glob("set-aside/*"))
+    left = path.with_name(f".part-{path.name}.node1.7")  # of a writer that was killed
+    left.touch()
+    assert engine.run(work).status == "ok" and record_of(work)["sessions"] == 2
+    assert not left.exists()
+
+
 def test_a_checkpoint_of_other_sources_is_not_continued(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,6 +46,16 @@ def test_the_cache_holds_the_same(tmp_path: Path) -> None:
     pandas.testing.assert_frame_equal(load(store, cache=False), second, check_dtype=False)
 
 
+def test_the_last_record_is_gone_as_well(tmp_path: Path) -> None:
+    store = filled(tmp_path, make_plan(), [make_record("hff", seed=0)])
+    assert len(load(store)) == 1
+    (path,) = store.records_dir.glob("*.json")
+    path.write_text(path.read_text()[:100])
+    assert len(load(store)) == 0
+    path.unlink()
+    assert len(load(store)) == len(load(store)) == 0
+
+
 def test_new_changed_and_removed_records_are_noticed(tmp_path: Path) -> None:
     store = store_of(tmp_path)
     load(store)

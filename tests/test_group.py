@@ -256,3 +256,14 @@ def test_photographs_after_a_kill_in_the_middle_of_an_epoch(tmp_path: Path) -> N
     assert one["metrics"] == two["metrics"]
     assert two["sessions"] == 2 and two["environment"]["processes"] == 2
     assert two["timings"]["data_wait_share"] > 0
+
+
+def test_nodes_that_do_not_find_each_other_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Instead of holding their GPUs until the time limit."""
+    monkeypatch.setattr(nodes, "PATIENCE_S", 0.2)
+    with pytest.raises(
+        nodes.OutOfReach, match=r"0 of 1 other nodes have reached this one"
+    ):
+        nodes.gather(tmp_path / "meeting", 1, lambda: False)

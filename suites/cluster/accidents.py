@@ -51,6 +51,7 @@ def bury(
     queued = alive(arrays, entries)
     fates = queue.fates({array.job for array, _ in over if array.job})
     records = store.read(jobs, fields=("key", "status", "finished_at")).records
+    live = store.live()
     made = []
     ends: dict[str, list[str]] = {}
     shifts = {array.name: array.shifts() for array in {a.name: a for a, _ in over}.values()}
@@ -71,7 +72,10 @@ def bury(
         if silent and sent and _is_accident(diaries, fate):
             # a job that died at one cell is no news of those it had not come to
             number = diaries[-1].get("job") if diaries else None
-            begun = {k for k in array.keys[n] if _was_at(store, k, number)}
+            if number:
+                begun = {k for k in array.keys[n] if _was_at(store, k, number)}
+            else:  # it never began: who is at work on them is somebody else
+                begun, silent = set(), [key for key in silent if key not in live]
             for key in [k for k in silent if k in begun] if begun else silent:
                 record = _record(jobs[key], array, n, fate)
                 store.publish(record)
@@ -81,7 +85,7 @@ def bury(
     return made
 
 
-def _was_at(store: Store, key: str, number: str | None) -> bool:
+def _was_at(store: Store, key: str, number: str) -> bool:
     """Whether a job of this number was at work on a cell, and nobody has released it since."""
     try:
         lease = json.loads((store.live_dir / f"{key}.json").read_text())
@@ -139,6 +143,8 @@ def is_told(record: Record | None, before: Mapping[str, str]) -> bool:
 
 
 def came_from_outside(record: Record) -> bool:
-    """Whether something else ended the cell: one that failed by itself would fail again."""
-    reason = record["reason"] or ""
-    return record["status"] in ("killed", "timeout") or reason.startswith(LOST)
+    """Whether something else ended the cell: one that failed by itself would fail again.
+
+    So would one that came no further in the time of whole jobs, and said so itself.
+    """
+    return record["status"] == "killed" or (record["reason"] or "").startswith(LOST)

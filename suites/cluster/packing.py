@@ -28,6 +28,8 @@ def packs(
 ) -> Iterator[list[Job]]:
     """Jobs in their order, as many together as fill the minutes of a pack.
 
+    Cells of transfer that need the same training on a source are never parted.
+
     Args:
         took: cells that have ended well, with their records.
         sizes: training images of each data set.
@@ -35,17 +37,31 @@ def packs(
     # other seeds of a cell take as long
     known = {_sort_of(cell): minutes_of(record) for cell, record in took}
     room = site.pack_minutes * site.side_by_side
+    together: dict[str, list[Job]] = {}
+    for job in jobs:
+        together.setdefault(_shared(job.cell), []).append(job)
     pack: list[Job] = []
     filled = 0.0
-    for job in jobs:
-        minutes = known.get(_sort_of(job.cell)) or _guess(job.cell, site, sizes or {})
+    for some in together.values():
+        minutes = 0.0
+        for n, job in enumerate(some):
+            took_before = known.get(_sort_of(job.cell))
+            minutes += took_before or _guess(job.cell, site, sizes or {}, pretrained=n > 0)
         if pack and filled + minutes > room:
             yield pack
             pack, filled = [], 0.0
-        pack.append(job)
+        pack += some
         filled += minutes
     if pack:
         yield pack
+
+
+def _shared(cell: Cell) -> str:
+    """Equal for cells that one training on a source serves: apart, they would wait for it."""
+    protocol = cell.protocol
+    if cell.reads_source and protocol.epochs and not protocol.weights:
+        return cell.pretraining().key
+    return cell.key
 
 
 def minutes_of(record: Record) -> float:
@@ -53,18 +69,19 @@ def minutes_of(record: Record) -> float:
     return START_MINUTES + seconds_taken(record) / 60
 
 
-def _guess(cell: Cell, site: Site, sizes: Mapping[str, int]) -> float:
+def _guess(cell: Cell, site: Site, sizes: Mapping[str, int], pretrained: bool = False) -> float:
     """Minutes that a cell may take: thrice the operations of a forward pass for each image."""
     if cell.protocol.source:  # trained on the source, and perhaps further on the target
         protocol = cell.protocol
         images = sizes.get(cell.dataset, 60_000) * protocol.tuning_epochs
-        if not protocol.weights:
+        if not protocol.weights and not pretrained:
             images += sizes.get(protocol.source, 60_000) * protocol.epochs
     elif cell.kind == "train":
         images = sizes.get(cell.dataset, 60_000) * cell.protocol.epochs
     else:
         return MEASURING_MINUTES
-    operations = 3 * _operations(cell.architecture, cell.dataset) * images
+    # images of a target are brought to the shape of the source's
+    operations = 3 * _operations(cell.architecture, cell.protocol.source or cell.dataset) * images
     rate = GPU_RATE if site.gpus else CORE_RATE * site.cpus / site.side_by_side
     measuring = MEASURING_MINUTES if cell.protocol.source else 0.0
     return START_MINUTES + measuring + operations / rate / 60

@@ -23,6 +23,7 @@ import results
 import slurm
 import suites
 from reports.formatting import plural
+from results.command import trouble
 from results.files import write_atomically
 from results.lease import Lease
 from results.record import FINAL, Record
@@ -81,13 +82,14 @@ class Sweep:
         sizes: Mapping[str, int] | None = None,
     ) -> None:
         self.store, self.suite, self.site, self.plugins = store, suite, site, plugins
-        root = store.root.resolve()
+        root = store.root.resolve()  # its own name for locks and marks, whatever leads to it
         self.jobs = {
             job.cell.key: replace(
                 job,
-                results_dir=root,
-                data_dir=job.data_dir and job.data_dir.resolve(),
-                weights=job.weights and job.weights.resolve(),
+                # as they were given: other nodes may know no other way there
+                results_dir=store.root.absolute(),
+                data_dir=job.data_dir and job.data_dir.absolute(),
+                weights=job.weights and job.weights.absolute(),
             )
             for job in jobs
         }
@@ -133,9 +135,10 @@ class Sweep:
             running = sorted({entry.job for entry in entries.values() if entry.alive})
             took = [(self.jobs[k].cell, r) for k, r in records.items() if r["status"] == "ok"]
             packed = packs(left, self.site, took, self.sizes)
-            tasks = [self._task(pack, code) for pack in packed]
+            before = accidents(records)
+            tasks = [self._task(pack, code, before) for pack in packed]
             about = {
-                "suite": self.suite, "command": left[0].command, "accidents": accidents(records),
+                "suite": self.suite, "command": left[0].command, "accidents": before,
                 "side_by_side": self.site.side_by_side,
             }  # fmt: skip
             self.arrays.submit(tasks, self.site, code, about, behind=running)
@@ -165,9 +168,13 @@ class Sweep:
         except OSError as error:
             raise SlurmError(f"the sources cannot be copied for the jobs: {error}") from None
 
-    def _task(self, pack: Sequence[Job], code: Path) -> Task:
+    def _task(self, pack: Sequence[Job], code: Path, before: Mapping[str, str]) -> Task:
         plugins = [code / "plugins" / str(n) / p.name for n, p in enumerate(self.plugins)]
-        work = CellWork(tuple(pack), self.site.side_by_side, tuple(plugins), self.site.nodes)
+        mine = {job.cell.key: before[job.cell.key] for job in pack if job.cell.key in before}
+        work = CellWork(
+            tuple(pack), self.site.side_by_side, tuple(plugins), self.site.nodes, mine,
+            self.site.warning_s,
+        )  # fmt: skip
         return Task(tuple(job.cell.key for job in pack), work)
 
     # ------------------------------------------------------------------------ following
@@ -232,12 +239,12 @@ class Sweep:
                     again = self.submit(open_keys)
                     if again.cells:
                         say(f"again: {again}")
-                    trouble = self._stuck()
+                    stuck = self._stuck()
                 except SlurmError as error:
-                    trouble = str(error)
-                if trouble and trouble != said:
-                    say(f"warning: {trouble}")
-                said = trouble
+                    stuck = str(error)
+                if stuck and stuck != said:
+                    say(f"warning: {stuck}")
+                said = stuck
                 looked = time.monotonic()
             pause = time.monotonic() + 1.0
             while time.monotonic() < pause:
@@ -283,8 +290,9 @@ def cancel(store: Store, suite: str) -> int:
     """Takes the jobs of a suite out of the queue; returns how many. Raises SlurmError."""
     arrays = Arrays(store.root.resolve() / "slurm")
     with _one_at_a_time(arrays):
-        mine = [a for a in arrays.read() if a.about["suite"] == suite and a.is_open]
-        if mine:
+        # the settled, too: a job that was warned just ahead of an earlier call may be back
+        mine = [a for a in arrays.read() if a.about["suite"] == suite]
+        if any(array.is_open for array in mine):
             # those who follow it shall not go on
             write_atomically(arrays.folder / f"{suite}.cancelled", secrets.token_hex(8))
         alive = [entry for entry in arrays.entries(mine).values() if entry.alive]
@@ -299,13 +307,15 @@ def _one_at_a_time(arrays: Arrays) -> Iterator[None]:
     """Two submitters at once would both see the same cells missing."""
     lease = Lease(arrays.folder / "submitting.json", {"cell": "submission"})
     begun, told = time.monotonic(), False
-    while not lease.acquire():
-        if time.monotonic() - begun > 5 and not told:
-            told = True
-            sys.stderr.write(f"waiting for another submission, see {lease.path}\n")
-        time.sleep(0.2)
     try:
+        while not lease.acquire():
+            if time.monotonic() - begun > 5 and not told:
+                told = True
+                sys.stderr.write(f"waiting for another submission, see {lease.path}\n")
+            time.sleep(0.2)
         yield
+    except OSError as error:
+        raise SlurmError(f"what is known of jobs cannot be kept: {trouble(error)}") from error
     finally:
         lease.release()
 

@@ -72,6 +72,7 @@ class Checkpoint:
         Raises:
             UnusableCheckpoint: the file cannot be read, or other sources made it, or with other
                 data: going on from it would mix two of them in one number. It has been set aside.
+            OSError, torch.OutOfMemoryError: trouble that may pass; the file stays where it is.
         """
         if not self.path.exists():
             return None
@@ -84,8 +85,10 @@ class Checkpoint:
             progress = restore(method, document)
             self._at = (progress.step, len(progress.curves["epoch"]))
             return progress
+        except torch.OutOfMemoryError:  # a RuntimeError, and no fault of the file
+            raise
         except (RuntimeError, ValueError, LookupError, TypeError, EOFError, AttributeError,
-                pickle.UnpicklingError, OSError) as error:  # fmt: skip
+                pickle.UnpicklingError) as error:  # fmt: skip
             moved = self._store.set_aside(self.path)
             raise UnusableCheckpoint(
                 f"{self.path}: {(str(error) or type(error).__name__).splitlines()[0][:200]}; "
@@ -93,8 +96,10 @@ class Checkpoint:
             ) from error
 
     def remove(self) -> None:
-        """Forgets the checkpoint of a finished cell."""
+        """Forgets the checkpoint of a finished cell, and what killed writers left of it."""
         self.path.unlink(missing_ok=True)
+        for part in self.path.parent.glob(f".part-{self.path.name}.*"):
+            part.unlink(missing_ok=True)
 
 
 class UnusableCheckpoint(Exception):

@@ -22,12 +22,8 @@ from suites.engine import datasets, environment, ranks
 from suites.engine.checkpoint import Checkpoint
 from suites.engine.evaluation import Diverged
 from suites.engine.precision import computing
-from suites.engine.trial import Job, Stopped, Trial, now
+from suites.engine.trial import Job, LeaseLost, Stopped, Trial, now
 from suites.transfer import measure as transfer
-
-
-class LeaseLost(Exception):
-    """Somebody thought us dead and took the cell over: its checkpoint and record are theirs."""
 
 
 @dataclass(frozen=True)

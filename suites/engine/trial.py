@@ -42,6 +42,10 @@ class Stopped(Exception):
     """The run was asked to stop; its state is in the checkpoint."""
 
 
+class LeaseLost(Exception):
+    """Somebody thought us dead and took the cell over: its checkpoint and record are theirs."""
+
+
 @dataclass(frozen=True)
 class Job:
     """A cell and what it takes to run it here; nothing in it but the cell can change a number."""

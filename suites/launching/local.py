@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from results.command import trouble
 from results.store import Store
 from suites.engine import engine
 from suites.engine.engine import Outcome
@@ -70,6 +71,7 @@ class Launcher:
         ranks: processes that train a cell together, each on its rows of every mini-batch.
         nodes: machines that they are on, this one included.
         meeting: a file by which the other machines find this one, see nodes.py.
+        stop_patience_s: how long workers may take to write their checkpoints.
     """
 
     workers: int
@@ -79,6 +81,7 @@ class Launcher:
     ranks: int = 1
     nodes: int = 1
     meeting: Path | None = None
+    stop_patience_s: float = STOP_PATIENCE_S
     crew: list[Worker] = field(default_factory=list)
 
     def run(self, jobs: Sequence[Job], on_end: OnEnd, tick: Callable[[], None]) -> None:
@@ -128,7 +131,7 @@ class Launcher:
                     else:
                         on_end(job, outcome)
         except BaseException:
-            self._stop(patience_s=STOP_PATIENCE_S)
+            self._stop(self.stop_patience_s)
             raise
         self._stop(patience_s=5.0)
 
@@ -233,7 +236,15 @@ def _bury(worker: Worker, job: Job) -> Outcome:
             reason += " (often: the machine ran out of memory)"
     else:
         status, reason = "failed", f"its process ended by itself with exit status {code}"
-    Store(job.results_dir).publish(engine.accident(job, status, reason))
+    return _recorded(job, status, reason)
+
+
+def _recorded(job: Job, status: str, reason: str) -> Outcome:
+    """An accident with its record, as far as the disk allows one."""
+    try:
+        Store(job.results_dir).publish(engine.accident(job, status, reason))
+    except OSError as error:
+        reason += f"; no record could be written: {trouble(error)}"
     return Outcome(status, reason)
 
 
@@ -267,7 +278,13 @@ def _work(
     """Trains one job after another until the launcher says None or is gone."""
     stop = group.heed(parent)
     _get_ready(threads, plugins)
-    others = nodes.gather(meeting, n_others, stop) if meeting is not None else []
+    others: list[nodes.Node] = []
+    alone = ""  # why the other machines are not here
+    if meeting is not None:
+        try:
+            others = nodes.gather(meeting, n_others, stop)
+        except nodes.OutOfReach as error:
+            alone = str(error)
     while not stop():
         try:
             if not pipe.poll(1.0):
@@ -279,6 +296,9 @@ def _work(
             return
         here = max(1, job.ranks // (1 + len(others)))
         devices = [_device(job, index * here + rank % here) for rank in range(job.ranks)]
+        if alone:
+            pipe.send(_recorded(job, "failed", alone))
+            continue
         with _output_to(Path(job.results_dir) / "logs" / f"{job.cell.key}.log"):
             if job.ranks > 1:
                 ready = functools.partial(_get_ready, threads, plugins)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +22,12 @@ from typing import Any
 from results.files import write_atomically
 from suites.launching import group
 from suites.launching.group import LOST
+
+PATIENCE_S = 300.0  # nodes of one job start together, give or take a slow file system
+
+
+class OutOfReach(Exception):
+    """The nodes of a job do not find each other; the message says which, and where."""
 
 
 class Node:
@@ -69,6 +76,9 @@ def gather(meeting: Path, n: int, stop: Callable[[], bool]) -> list[Node]:
         meeting: the file to leave for them.
         n: how many they are.
         stop: asked several times a second; True ends the waiting, with fewer.
+
+    Raises:
+        OutOfReach: they have not come within PATIENCE_S.
     """
     key = secrets.token_bytes(16)
     listener = Listener(("", 0), authkey=key)
@@ -83,7 +93,14 @@ def gather(meeting: Path, n: int, stop: Callable[[], bool]) -> list[Node]:
     threading.Thread(target=accept, daemon=True).start()
     said = {"address": group.address(), "port": listener.address[1], "key": key.hex()}
     write_atomically(meeting, json.dumps(said), mode=0o600)
+    begun = time.monotonic()
     while len(nodes) < n and not stop():
+        if time.monotonic() - begun > PATIENCE_S:
+            where = f"{said['address']}, port {said['port']}"
+            raise OutOfReach(
+                f"{len(nodes)} of {n} other nodes have reached this one at {where}, within "
+                f"{PATIENCE_S:.0f} s: does the cluster let its nodes connect?"
+            )
         time.sleep(0.05)
     return list(nodes)
 
@@ -96,7 +113,7 @@ def assist(meeting: Path, over: Callable[[], bool]) -> None:
     Args:
         over: asked about once a second.
     """
-    last = None
+    last, told = None, ""
     while not over():
         said = _read(meeting)
         if said is None or said == last:
@@ -104,7 +121,12 @@ def assist(meeting: Path, over: Callable[[], bool]) -> None:
             continue
         try:
             first = Client((said["address"], said["port"]), authkey=bytes.fromhex(said["key"]))
-        except (OSError, EOFError, AuthenticationError):  # it may be there the next time
+        except (OSError, EOFError, AuthenticationError) as error:
+            why = f"{said['address']}, port {said['port']}: {error}"
+            if why != told:  # it may be there the next time
+                sys.stderr.write(f"the first node is not reached at {why}\n")
+                sys.stderr.flush()
+            told = why
             time.sleep(0.5)
             continue
         last = said

@@ -18,7 +18,7 @@ from suites.engine import datasets
 from suites.engine.cell import Cell
 from suites.engine.checkpoint import Checkpoint
 from suites.engine.datasets import Data
-from suites.engine.trial import Job, Trial
+from suites.engine.trial import Job, LeaseLost, Trial
 from suites.transfer import weights
 
 WAIT_S = 1.0
@@ -85,7 +85,8 @@ def _train(trial: Trial, cell: Cell, data: Data, lease: Lease, path: Path) -> No
 
     def report(progress: dict[str, Any]) -> None:
         trial.report(progress)
-        lease.renew(**progress)
+        if not lease.renew(**progress):
+            raise LeaseLost
 
     job = dataclasses.replace(trial.job, cell=cell)
     checkpoint = Checkpoint(Store(job.results_dir), cell)

@@ -132,9 +132,14 @@ def test_a_job_may_submit_jobs(tmp_path: Path, fake: Fake, monkeypatch: pytest.M
     script.write_text(f"#!/bin/sh\nenv > {fake.folder}/env\n" + script.read_text())
     monkeypatch.setenv("SLURM_MEM_PER_CPU", "100")
     monkeypatch.setenv("SLURM_CONF", "/its/conf")
-    Arrays(tmp_path).submit(tasks(1), Site(), tmp_path, {})
-    heard = fake.heard("env")
-    assert "SLURM_CONF=/its/conf" in heard and "SLURM_MEM_PER_CPU=100" not in heard
+    monkeypatch.setenv("SBATCH_TIMELIMIT", "1")
+    monkeypatch.setenv("SBATCH_ACCOUNT", "mine")  # a default of the user's
+    for account in ("", "lab"):
+        Arrays(tmp_path).submit(tasks(1), Site(account=account), tmp_path, {})
+        heard = fake.heard("env")
+        assert "SLURM_CONF=/its/conf" in heard and "SLURM_MEM_PER_CPU=100" not in heard
+        assert "SBATCH_TIMELIMIT=1" not in heard
+        assert ("SBATCH_ACCOUNT=mine" in heard) != bool(account)  # it would win over the site's
 
 
 def test_frozen_copies(tmp_path: Path) -> None:

@@ -54,7 +54,9 @@ def test_all_settings_reach_the_script(tmp_path: Path) -> None:
         "nice=100", "mail-user=me@there",
     ):  # fmt: skip
         assert f"#SBATCH --{wanted}" in lines, wanted
-    assert any("srun" in line and "--container-image=image.sqsh" in line for line in lines)
+    (srun,) = (line for line in lines if line.startswith("srun"))
+    # the user's own come last, and win
+    assert "--cpus-per-task=8 --container-image=image.sqsh" in srun
     assert where.setup == ("module load cuda", "export X=1")
 
 
@@ -89,6 +91,15 @@ def test_a_flag_wins_over_the_file(tmp_path: Path) -> None:
 
 def test_without_srun_the_batch_shell_is_warned() -> None:
     assert "#SBATCH --signal=B:USR2@120" in script(Site(use_srun=False))
+
+
+def test_what_jobs_listen_to_is_not_left_to_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SUBMITIT_PREEMPT_SIGNAL", "USR1")
+    lines = script(Site(extra={"requeue": False, "nice": 5}))
+    assert [line for line in lines if "--signal" in line] == ["#SBATCH --signal=USR2@120"]
+    assert not any("requeue" in line for line in lines) and "#SBATCH --nice=5" in lines
 
 
 @pytest.mark.parametrize(

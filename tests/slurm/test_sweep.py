@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,12 @@ from results.store import Store
 from slurm.arrays import Array, Arrays
 from slurm.queue import SlurmError
 from slurm.site import Site
-from suites import submit, table1
+from suites import submit, table1, table3
+from suites.cluster import packing
+from suites.cluster.accidents import accidents, came_from_outside
+from suites.cluster.packing import packs
 from suites.cluster.sweep import Sent, Sweep, cancel
+from suites.cluster.work import CellWork
 from suites.engine import engine
 from suites.engine.plugins import load_methods
 from suites.engine.trial import Job
@@ -86,8 +91,8 @@ def test_a_job_that_vanished_leaves_records(sweep: Sweep, fake: Fake) -> None:
     sweep.submit()
     array = only(sweep)
     at_work, waiting = array.keys[0]
-    left_behind(sweep, at_work)  # nobody released it
-    diary(array, 0)
+    left_behind(sweep, at_work, job="9")  # nobody released it
+    diary(array, 0, job="9")
     array.log(0).write_text("line 1\nthe last words\n")
     fake.says("accounts", f"{array.job}_0|OUT_OF_MEMORY|0:125|n1\n")
     show(fake, array, "", "RUNNING", "RUNNING")
@@ -139,6 +144,61 @@ def test_a_cell_at_work_elsewhere_is_neither_submitted_nor_accused(
     assert (sent.cells, sent.elsewhere) == (1, 1) and "elsewhere" in str(sent)
     assert statuses(sweep) == {other: "killed"}
     lease.release()
+
+
+def test_a_job_without_a_diary_accuses_no_run_elsewhere(sweep: Sweep, fake: Fake) -> None:
+    """Cancelled while it waited, and its cell is trained on another machine meanwhile."""
+    sweep.submit()
+    array = only(sweep)
+    for key in array.keys[0]:
+        left_behind(sweep, key)
+    fake.says("accounts", f"{array.job}_0|CANCELLED by 0|0:0|n1\n")
+    show(fake, array, "", "RUNNING", "RUNNING")
+    lease = Lease(sweep.store.live_dir / f"{array.keys[0][0]}.json", {"slurm_job": None})
+    assert lease.acquire()
+    sweep.submit()
+    lease.release()
+    assert statuses(sweep) == {array.keys[0][1]: "killed"}
+
+
+def test_what_failed_in_a_job_is_not_run_again_by_its_next_start(sweep: Sweep, fake: Fake) -> None:
+    """Nor does giving the job up hide why it failed; what was killed goes on."""
+    keys = list(sweep.jobs)[:3]
+    finish(sweep, keys[:1], "failed", "of an earlier request")
+    earlier = sweep.store.read(keys).records
+    jobs = tuple(sweep.jobs[key] for key in keys)
+    work = CellWork(jobs, 1, (), 1, accidents(earlier), 120)
+    assert [job.cell.key for job in work._left()] == keys
+    before = work.progress()
+    time.sleep(1.1)  # accidents are told apart by the second
+    finish(sweep, keys[1:2], "failed", "its own fault")
+    finish(sweep, keys[2:], "killed", "somebody's")
+    assert [job.cell.key for job in work._left()] == [keys[0], keys[2]]
+    assert work.progress() != before
+    work.abandon("no progress in 2 jobs in a row")
+    found = sweep.store.read(keys).records
+    assert [found[key]["status"] for key in keys] == ["timeout", "failed", "timeout"]
+    assert not came_from_outside(found[keys[0]]) and work._left() == []
+
+
+def test_a_folder_that_cannot_be_written_to_is_one_line(sweep: Sweep, fake: Fake) -> None:
+    sweep.arrays.folder.write_text("no folder")
+    for act in (sweep.submit, lambda: cancel(sweep.store, "table1")):
+        with pytest.raises(SlurmError, match=r"cannot be kept: .*slurm"):
+            act()
+
+
+def test_cells_of_one_source_share_a_job_and_its_time(tmp_path: Path) -> None:
+    """Apart, all but one would hold their GPUs and wait."""
+    request = expand(
+        table3.SUITE, "standard", "the command", ["hff"], datasets=["fashion-mnist", "kmnist"],
+        sources=["mnist"], architectures=["mlp-3x1000"], seeds=2,
+    )  # fmt: skip
+    jobs = [Job(w.cell, str(w), "table3", "standard", "", tmp_path) for w in request.wanted]
+    found = list(packs(jobs, Site(pack_minutes=0)))
+    assert [[job.cell.seed for job in pack] for pack in found] == [[0, 0], [1, 1]]
+    apart, second = (packing._guess(jobs[0].cell, Site(), {}, pretrained=p) for p in (False, True))
+    assert second < 0.5 * apart
 
 
 def test_jobs_that_wait_for_help_are_named(sweep: Sweep, fake: Fake) -> None:
@@ -288,8 +348,8 @@ def test_an_innocent_cell_is_not_accused(sweep: Sweep, fake: Fake) -> None:
     sweep.submit()
     array = only(sweep)
     culprit, innocent = array.keys[0]
-    left_behind(sweep, culprit)
-    diary(array, 0)
+    left_behind(sweep, culprit, job="9")
+    diary(array, 0, job="9")
     show(fake, array, "OUT_OF_MEMORY", "RUNNING", "RUNNING")
     Sweep(sweep.store, "table1", [sweep.jobs[innocent]], sweep.site).submit()
     assert statuses(sweep) == {}
@@ -305,6 +365,9 @@ def test_cancelled_jobs_are_not_submitted_by_those_who_follow(sweep: Sweep, fake
     sweep.submit()
     show(fake, only(sweep), "RUNNING", "RUNNING", "RUNNING")
     assert cancel(sweep.store, "table1") == 3
+    # one was warned just before, and has put itself back into the queue
+    show(fake, only(sweep), "", "PENDING")
+    assert cancel(sweep.store, "table1") == 1
     fake.says("queue", "")
     assert sweep.submit().cells == 0 and statuses(sweep) == {}
 
