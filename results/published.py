@@ -107,6 +107,8 @@ def parse(line: Line, where: str) -> Published:
         accuracy, std = float(line["accuracy_pct"]), line["std"]
         if not 0 <= accuracy <= 100:
             raise ValueError(f"{accuracy:g} is no accuracy in percent")
+        if std and not 0 <= float(std) <= 100:
+            raise ValueError(f"{std} is no spread in percentage points")
         return Published(
             **{name: line[name] for name in COLUMNS if name not in ("accuracy_pct", "std")},
             accuracy_pct=accuracy,

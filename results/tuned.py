@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -152,15 +152,21 @@ def write(path: Path, tuned: Tuned) -> None:
     write_atomically(path, text + "\n")
 
 
-def merge(path: Path, suite: str, entries: Iterable[Chosen]) -> Tuned:
+def merge(
+    path: Path, suite: str, entries: Iterable[Chosen], tried: Container[tuple[str, str, str]] = ()
+) -> Tuned:
     """Puts new values into a file: those of the same places are replaced, all others kept.
+
+    Args:
+        tried: places whose old values do not count any more, whether there are new ones or not.
 
     Raises:
         TunedError: what is there is no file of tuned values, or one of another suite.
         OSError: it cannot be written.
     """
     old = for_suite(path, suite) if path.exists() else Tuned(suite, ())
-    places = {entry.place: entry for entry in (*old.entries, *entries)}
+    kept = (entry for entry in old.entries if entry.place not in tried)
+    places = {entry.place: entry for entry in (*kept, *entries)}
     merged = Tuned(suite, tuple(places.values()), path)
     write(path, merged)
     return merged

@@ -26,6 +26,9 @@ from suites import (
     table4,
 )
 from suites.engine.architectures import ARCHITECTURES
+from suites.engine.augmentation import AUGMENTATIONS
+from suites.engine.datasets import DATASETS
+from suites.images.names import CLASSES
 from suites.suite import RequestError, Suite, choose, rows_of
 
 SUITES: dict[str, Suite] = {
@@ -74,12 +77,12 @@ def published_by(plugins: Sequence[Path | str]) -> list[dict[str, str]]:
     To be called when all methods and suites are loaded.
 
     Raises:
-        PluginError: a line that is none, or with a method or network that is not known here, which
-            would silently stand beside nothing.
+        PluginError: a line that is none, or with a name that is not known here, which would
+            silently stand beside nothing.
     """
     found = []
-    rows = {row.id for suite in SUITES.values() for row in rows_of(suite.methods)}
-    rows |= {row.id for row in rows_of(METHODS)}
+    found_rows = rows_of([*METHODS, *(m for suite in SUITES.values() for m in suite.methods)])
+    rows = {row.id: METHODS[row.method].traits for row in found_rows}
     for path in plugins:
         text = getattr(plugin(path), "PUBLISHED", "")
         if not isinstance(text, str):
@@ -90,6 +93,14 @@ def published_by(plugins: Sequence[Path | str]) -> list[dict[str, str]]:
                 choose("row", [line["row"]], sorted(rows))
                 if line["architecture"] and not ARCHITECTURES.knows(line["architecture"]):
                     choose("architecture", [line["architecture"]], list(ARCHITECTURES))
+                if not DATASETS.knows(line["dataset"]) and line["dataset"] not in CLASSES:
+                    choose("dataset", [line["dataset"]], [*DATASETS, *CLASSES])
+                for name, known in (
+                    ("readout", rows[line["row"]].readouts), ("augmentation", AUGMENTATIONS),
+                    ("suite", SUITES),
+                ):  # fmt: skip
+                    if line[name]:
+                        choose(name, [line[name]], list(known))
         except (ValueError, RequestError) as error:
             raise PluginError(f"plugin {path}, PUBLISHED: {error}") from error
         found += lines

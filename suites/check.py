@@ -47,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = p.parse_args(arguments)  # fmt: skip
     try:
         extra = load_methods(args.plugin)
-        methods = choose("method", args.methods or extra or None, list(METHODS))
+        names = dict.fromkeys([*METHODS, *(row.id for row in rows_of(METHODS))])
+        methods = choose("method", args.methods or extra or list(METHODS), list(names))
         architectures = choose("architecture", args.architectures, list(ARCHITECTURES))
     except (PluginError, RequestError) as error:
         fail(str(error))

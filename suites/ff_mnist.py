@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from methods.space import LogUniform
 from suites.engine.cell import Protocol
 from suites.suite import Profile, Row, Suite, digits
 
@@ -37,6 +38,10 @@ def settings(row: str, dataset: str, architecture: str) -> dict[str, Any]:
     return {}
 
 
+# the method's ranges at a width of 1000
+MEAN_SPACE = {"lr": LogUniform(0.05, 5.0), "weight_decay": LogUniform(6e-8, 6e-6)}
+
+
 def paper_budget(row: str, dataset: str, architecture: str) -> dict[str, Any]:
     """The paper gives its backprop reference about 20 epochs."""
     return {"epochs": 20} if row == "backprop" else {}
@@ -50,7 +55,7 @@ SUITE = Suite(
         "ff",
         Row("ff-uniform", "Forward-Forward, uniform negatives", "ff", {"negatives": "uniform"}),
         Row("ff-no-peer", "Forward-Forward, no peer normalisation", "ff", {"peer": 0.0}),
-        Row("ff-mean", "Forward-Forward, mean goodness", "ff", {"goodness": "mean"}),
+        Row("ff-mean", "Forward-Forward, mean goodness", "ff", {"goodness": "mean"}, MEAN_SPACE),
     ),
     profiles={
         "quick": digits(("mlp-2x500",), settings=settings),

@@ -33,7 +33,7 @@ def rows() -> tuple[Row, ...]:
 
 
 def standard(dataset: str, architecture: str) -> Protocol:
-    """A tenth of the paper's epochs, and a validation split."""
+    """A tenth of the epochs that the paper gives NoProp-DT, and a validation split."""
     return Protocol(epochs=10 if dataset == "mnist" else 15)
 
 
@@ -56,7 +56,7 @@ SUITE = Suite(
     profiles={
         "quick": digits(("cnn-small",), seeds=1, epochs=(5, 5)),
         "standard": Profile(
-            note="A tenth of the published epochs, every method alike.",
+            note="A tenth of the epochs published for NoProp-DT, every method alike.",
             datasets=("mnist", "cifar10"),
             architectures=("cnn-small",),
             seeds=3,

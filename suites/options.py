@@ -31,6 +31,7 @@ MOST_CLASSES, MOST_IMAGES = 10, 20  # of an open class folder, and of each class
 REFUSALS = (
     RequestError, PluginError, DatasetError, WeightsError, SiteError, SlurmError, TunedError,
 )  # fmt: skip
+SAMPLE = "class-folder"  # in the results, of photographs that stand in for others
 UNTUNED = "none"  # in place of a file of tuned values
 # from options, their text, methods of the user's own and a device to what is asked for
 Resolve = Callable[[argparse.Namespace, str, Sequence[str], str], Request]
@@ -80,7 +81,8 @@ def add_places(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         default="quick",
         metavar="NAME",
         help="budget: quick (minutes, laptop, embedded data; the default); most suites have "
-        "standard (one GPU, hours) and paper (the published budgets), see --list",
+        "standard (one GPU) and paper (the published budgets), table1 has small (2 cores): --list "
+        "tells what each is",
     )
     what.add_argument(
         "--methods",
@@ -328,31 +330,41 @@ def _check_values(entry: tuned.Chosen, path: Path) -> None:
 def of_class_folder(suite: Suite, args: argparse.Namespace) -> Suite:
     """The suite with the photographs that --data-dir names, where its profile leaves them open.
 
-    Where none is named, `args.data_dir` becomes a folder with a few, which is made, and says so.
+    Where none is named, `args.data_dir` becomes a folder for a few, see `make_sample`.
 
     Raises:
-        RequestError: there is not one class folder, or none can be made.
+        RequestError: there is not one class folder.
     """
     profile = suite.profiles.get(args.profile)
     if profile is None or not profile.folder:
         return suite
     if args.data_dir is None:
-        args.data_dir = args.results_dir / "class-folder"
-        sys.stdout.write(
-            "no --data-dir: handwritten digits, enlarged, saved as JPEG files in "
-            f"{args.data_dir / sample.NAME}, stand in for photographs\n"
-        )
+        args.data_dir = args.results_dir / SAMPLE
         folder, n_classes = sample.NAME, sample.CLASSES
-        if not args.dry_run:
-            try:
-                sample.make(args.data_dir)
-            except OSError as error:
-                raise RequestError(f"{args.data_dir} cannot be made: {error.strerror}") from None
     else:
         folder, n_classes = folders.only_one(args.data_dir)
     name = f"{folder}-{profile.folder}-c{min(n_classes, MOST_CLASSES)}-n{MOST_IMAGES}"
     profile = dataclasses.replace(profile, datasets=(name,))
     return dataclasses.replace(suite, profiles={**suite.profiles, args.profile: profile})
+
+
+def make_sample(args: argparse.Namespace) -> None:
+    """Says where photographs come from that nobody named, and makes them unless in a dry run.
+
+    Raises:
+        RequestError: they cannot be made.
+    """
+    if args.data_dir is None or args.data_dir != args.results_dir / SAMPLE:
+        return
+    sys.stdout.write(
+        "no --data-dir: handwritten digits, enlarged, saved as JPEG files in "
+        f"{args.data_dir / sample.NAME}, stand in for photographs\n"
+    )
+    if not args.dry_run:
+        try:
+            sample.make(args.data_dir)
+        except OSError as error:
+            raise RequestError(f"{args.data_dir} cannot be made: {error.strerror}") from None
 
 
 def check_rows(names: Sequence[str], suite: Suite) -> None:

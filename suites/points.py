@@ -12,7 +12,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from methods import Method
+from methods.space import Range
 from suites.engine.seeds import derive_seed
 
 BITS = 30  # of a coordinate, as scipy's Sobol has them
@@ -50,7 +50,7 @@ def _coin(column: int, left: int, above: int) -> int:
 
 
 def settings(
-    method: type[Method], n: int, fixed: Mapping[str, Any], start: Mapping[str, Any]
+    space: Mapping[str, Range], n: int, fixed: Mapping[str, Any], start: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """What each of n points sets, the row's own settings first.
 
@@ -58,14 +58,15 @@ def settings(
     split, than what was not tuned.
 
     Args:
+        space: field -> range, in the order of the method, which gives each field its coordinate.
         fixed: settings that make the row what it is; they keep their coordinate, and are not tuned.
         start: the whole configuration that the row has untuned.
 
     Returns:
         Field -> value, of the fields that are tuned; n of them.
     """
-    fields = [(i, name) for i, name in enumerate(method.space) if name not in fixed]
+    fields = [(i, name) for i, name in enumerate(space) if name not in fixed]
     found = [{name: start[name] for _, name in fields}]
     for point in coordinates(n)[1:]:
-        found.append({name: method.space[name].at(point[i]) for i, name in fields})
+        found.append({name: space[name].at(point[i]) for i, name in fields})
     return found

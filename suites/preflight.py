@@ -27,7 +27,7 @@ def check_device(wanted: str) -> str:
 
 def check_interval(args: argparse.Namespace) -> None:
     """Raises RequestError for a time between checkpoints that makes no sense."""
-    if args.checkpoint_every < 0:
+    if not args.checkpoint_every >= 0:  # nan is neither
         raise RequestError(f"--checkpoint-every must not be negative, not {args.checkpoint_every}")
 
 
@@ -46,7 +46,8 @@ def check_ranks(ranks: int, request: Request, n_gpus: int | None = None) -> None
             f"--ranks {ranks}: each process needs a GPU of its own, and there are {n_gpus}"
         )
     if request.suite.kind != "train":
-        raise RequestError(f"--ranks is for training, and {request.suite.name!r} only measures")
+        name = request.suite.name
+        raise RequestError(f"--ranks is for tables of accuracies, which {name!r} is not")
     for wanted in request.wanted:
         protocol = wanted.cell.protocol
         if wanted.cell.kind == "train" and protocol.batch_size % ranks:

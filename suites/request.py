@@ -69,6 +69,7 @@ class Request:
     profile: str
     wanted: tuple[Wanted, ...]
     plan: Plan
+    rows: tuple[Row, ...] = ()
 
 
 def expand(
@@ -185,13 +186,13 @@ def expand(
                     audited.key, Wanted(row.id, f"audit/{architecture}", audited)
                 )
             protocol = dataclasses.replace(place.protocol, **own)
-            if values is not None:
-                chosen.append(_of_tuning(values, row, column, protocol))
             if protocol.tuning == "itself" and row.method == "backprop" and not settings:
                 protocol = dataclasses.replace(protocol, tuning="backprop")  # the same, once
             first = Cell.of(
                 row.method, settings, architecture, dataset, protocol, 0, suite.kind, device
             )
+            if values is not None:
+                chosen.append(_of_tuning(values, row.id, column, first))
             wanted += [Wanted(row.id, column, first.with_seed(seed)) for seed in range(n_seeds)]
     if not places:
         raise RequestError(
@@ -241,9 +242,10 @@ def expand(
             list(pair) for pair in suite.comparisons if {*pair} <= {r.id for r in rows}
         ],
     }
-    if audit and suite.kind == "train":
+    plan["audited"] = audit and suite.kind == "train"
+    if plan["audited"]:
         wanted.extend(audit_cells.values())
-    return Request(suite, profile_name, tuple(wanted), plan)
+    return Request(suite, profile_name, tuple(wanted), plan, tuple(rows))
 
 
 def _tuned_values(tuned: Tuned | None, row: Row, dataset: str, architecture: str) -> Chosen | None:
@@ -257,20 +259,22 @@ def _tuned_values(tuned: Tuned | None, row: Row, dataset: str, architecture: str
     return values
 
 
-def _of_tuning(values: Chosen, row: Row, column: str, protocol: Protocol) -> dict[str, Any]:
+def _of_tuning(values: Chosen, row: str, column: str, cell: Cell) -> dict[str, Any]:
     """What the page tells of tuned values: which, by how many points, what has changed since."""
     since = []
-    here = protocol.as_dict()
+    here = cell.protocol.as_dict()
     differ = sorted(
         name for name in {**values.protocol, **here} if values.protocol.get(name) != here.get(name)
     )
     if differ:
         changes = (f"{n} {values.protocol.get(n)}, here {here.get(n)}" for n in differ)
         since.append(f"under another protocol ({'; '.join(changes)})")
-    if values.method_version != METHODS[row.method].version:
+    if values.method_version != cell.method_class().version:
         since.append("for another version of the method")
+    elif values.code_sha != cell.code_sha():
+        since.append("by older sources")
     return {
-        "row": row.id, "column": column, "points": values.points, "settings": values.settings,
+        "row": row, "column": column, "points": values.points, "settings": values.settings,
         "since": since,
     }  # fmt: skip
 

@@ -135,6 +135,7 @@ def start(args: argparse.Namespace, command: str, resolve: options.Resolve, repo
         preflight.check_ranks(args.ranks, request, n_gpus)
         preflight.check_workers(args.workers, request.suite)
         store = Store(args.results_dir)
+        options.make_sample(args)
         if args.dry_run:
             todo, n_stale = remaining(request, store)
             if args.fresh:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as TextTable
 
 from reports.formatting import plural
@@ -114,11 +115,12 @@ def jobs_of(store: Store, suite: str, wanted: set[str]) -> Jobs:
 
 def show(plan: Plan, store: Store, console: Console) -> int:
     """Prints the state of every (row, column) and every failure; returns the exit status."""
-    summary = store.read((cell["key"] for cell in plan["cells"]), fields=FIELDS)
+    audits = {a["key"]: a for a in plan.get("audits") or ()} if plan.get("audited") else {}
+    keys = {cell["key"] for cell in plan["cells"]} | audits.keys()
+    summary = store.read(keys, fields=FIELDS)
     for line in summary.unreadable:
         sys.stderr.write(f"warning: unreadable record set aside: {line}\n")
     live = store.live()
-    keys = {cell["key"] for cell in plan["cells"]}
     jobs = jobs_of(store, plan["suite"], keys)
     saved = {path.stem for path in store.checkpoints_dir.glob("*.pt")}
     states: dict[tuple[str, str], Counter[str]] = {}
@@ -139,6 +141,12 @@ def show(plan: Plan, store: Store, console: Console) -> int:
     parts = [f"{n_ok} of {len(plan['cells'])} cells ok"]
     parts += [f"{n} {state}" for state, n in total.items() if state not in ("ok", "stale")]
     console.print(", ".join(parts), highlight=False)
+    found = Counter(_state(a, summary.records, live, jobs, saved) for a in audits.values())
+    audited = found["ok"] + found["stale"]
+    if audits:
+        parts = [f"{audited} of {plural(len(audits), 'audit')} ok"]
+        parts += [f"{n} {state}" for state, n in found.items() if state not in ("ok", "stale")]
+        console.print(", ".join(parts), highlight=False)
     if jobs.keys:
         console.print(_queue_text(jobs), markup=False, highlight=False)
     if jobs.others:
@@ -150,16 +158,15 @@ def show(plan: Plan, store: Store, console: Console) -> int:
         console.print(jobs.trouble, markup=False, highlight=False)
     if jobs.submitted:
         _show_hours(plan, summary.records, jobs, console)
-    return 0 if n_ok == len(plan["cells"]) else 1
+    return 0 if n_ok + audited == len(plan["cells"]) + len(audits) else 1
 
 
 def _show_table(
     plan: Plan, states: Mapping[tuple[str, str], Counter[str]], console: Console
 ) -> None:
     legend = "stale: made by older sources" if any(c["stale"] for c in states.values()) else None
-    table = TextTable(title=f"{plan['suite']}, profile {plan['profile']}: {plan['command']}",
-                      title_justify="left", caption=legend,
-                      caption_justify="left")  # fmt: skip
+    title = escape(f"{plan['suite']}, profile {plan['profile']}: {plan['command']}")
+    table = TextTable(title=title, title_justify="left", caption=legend, caption_justify="left")
     table.add_column("")
     for column in plan["columns"]:
         table.add_column(column["id"])
@@ -228,6 +235,7 @@ def _queue_text(jobs: Jobs) -> str:
 def _show_hours(plan: Plan, records: Mapping[str, Record], jobs: Jobs, console: Console) -> None:
     """What the cluster has spent, and what is left by the cells that are on record."""
     places = {cell["key"]: (cell["row"], cell["column"]) for cell in plan["cells"]}
+    records = {key: record for key, record in records.items() if key in places}
     took: dict[tuple[str, str], list[float]] = {}
     for key, record in records.items():
         if record["status"] == "ok":

@@ -117,6 +117,7 @@ def prepare(
     preflight.check_interval(args)
     _check_jobs(where, args.ranks, request)
     store = Store(args.results_dir)
+    options.make_sample(args)
     todo, n_stale = remaining(request, store)
     jobs = jobs_of(args, request, request.wanted, device)
     sweep = Sweep(store, request.suite.name, jobs, where, args.plugin)

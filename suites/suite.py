@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from methods import METHODS
+from methods.space import Range
 from suites.engine.cell import Kind, Protocol
 
 MOST_NAMED = 12  # in a message of one line
@@ -25,6 +26,12 @@ class Row:
     label: str
     method: str
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    # ranges to tune in, in place of the method's, where the settings make others right
+    space: Mapping[str, Range] = field(default_factory=dict, hash=False)
+
+    def spaces(self) -> dict[str, Range]:
+        """Every range of the method, in its order, as this row has it."""
+        return {**METHODS[self.method].space, **self.space}
 
 
 Place = Callable[[str, str, str], Any]  # of row id, dataset, architecture

@@ -19,7 +19,6 @@ from typing import Any
 
 from rich.console import Console
 
-from methods import METHODS
 from reports.formatting import plural
 from reports.plan import TUNING
 from reports.tuning import KIND, Tuning, tunings
@@ -35,7 +34,7 @@ from suites.jobs import not_ok
 from suites.request import MOST_CELLS, Request, Wanted
 from suites.run import add_launching, start
 from suites.show import show_tuning
-from suites.suite import RequestError, Row, Suite, rows_of
+from suites.suite import RequestError, Row, Suite
 
 POINTS = 8
 SEED = 0
@@ -165,7 +164,7 @@ def tried(untuned: Request, n_points: int, file: Path) -> Request:
             f"{untuned.suite.name!r} has several protocols on {', '.join(twice[0])}: settings can "
             "be chosen for one only"
         )
-    rows = {row.id: row for row in rows_of([*untuned.suite.methods, *METHODS])}
+    rows = {row.id: row for row in untuned.rows}
     spaces = {w.row: space_of(rows[w.row]) for w in untuned.wanted}
     wanted: list[Wanted] = []
     cells: list[dict[str, Any]] = []
@@ -177,7 +176,7 @@ def tried(untuned: Request, n_points: int, file: Path) -> Request:
             )
         row = rows[place.row]
         for number, settings in enumerate(
-            points.settings(METHODS[row.method], n_points, row.settings, place.cell.config)
+            points.settings(row.spaces(), n_points, row.settings, place.cell.config)
         ):
             cell = with_settings(place.cell, settings)
             wanted.append(Wanted(place.row, place.column, cell, number))
@@ -224,7 +223,7 @@ def space_of(row: Row) -> dict[str, dict[str, Any]]:
     Raises:
         RequestError: its method declares nothing of the kind.
     """
-    space = METHODS[row.method].space
+    space = row.spaces()
     found = {name: values.as_dict() for name, values in space.items() if name not in row.settings}
     if not found:
         raise RequestError(
@@ -269,7 +268,8 @@ def report(args: argparse.Namespace, request: Request, store: Store, console: Co
         show_tuning(table, found, console)
         left = sum(t.counts["missing"] for t in found)
         if not left:
-            tuned.merge(path, suite.name, chosen(found, request))
+            tried = {(t.row.id, t.column.dataset, t.column.architecture) for t in found}
+            tuned.merge(path, suite.name, chosen(found, request), tried)
             paths.append(path)
     except (reports.ReportError, tuned.TunedError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")

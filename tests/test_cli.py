@@ -31,7 +31,7 @@ def refused(
     out, err = capsys.readouterr()
     assert end.value.code == 2
     assert out == "" and err.startswith("error: ") and err.count("\n") == 1, err
-    assert not list(tmp_path.glob("r/records/*")) and not list(tmp_path.glob("r/plans/*"))
+    assert not list(tmp_path.glob("r/*/*"))
     return err
 
 
@@ -67,6 +67,9 @@ def refused(
         (["table1", "--frobnicate"], ["--frobnicate"]),
         (["table1", "--plugin", "/no/such.py"], ["/no/such.py", "does not exist"]),
         (["table1", "--checkpoint-every", "-1"], ["--checkpoint-every"]),
+        (["table1", "--checkpoint-every", "nan"], ["--checkpoint-every"]),
+        (["table3", "--ranks", "2"], ["--ranks", "tables of accuracies", "'table3'"]),
+        (["table4", "--methods", "nosuchmethod"], ["unknown method 'nosuchmethod'"]),
         (["table1", "--device", "tpu"], ["tpu"]),
         ([], ["which suite"]),
     ],
@@ -98,6 +101,35 @@ def test_unwritable_folders(
         capsys, tmp_path, default=False,
     )  # fmt: skip
     assert str(tmp_path / "file" / "sub") in line and option in line
+
+
+def test_fresh_shows_what_it_would_train(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    what = ["table1", "--methods", "backprop", "--architectures", "mlp-2x500", "--seeds", "1"]
+    where = ["--results-dir", str(tmp_path / "r"), "--report-dir", str(tmp_path / "p")]
+    assert run.main([*what, "--epochs", "1", *where]) == 0
+    for more, n in (([], 0), (["--fresh"], 1)):
+        capsys.readouterr()
+        assert run.main([*what, "--epochs", "1", *where, *more, "--dry-run"]) == 0
+        assert f"1 cell, {n} to do; nothing was run" in capsys.readouterr().out
+    # a title is no markup, and a broken plan no trace
+    store = Store(tmp_path / "r")
+    plan = store.read_plan("table1")
+    assert plan is not None
+    store.write_plan(plan | {"command": "python -m suites.run '[/x]'"})
+    assert status.main(["table1", "--results-dir", str(tmp_path / "r")]) == 0
+    assert "'[/x]'" in capsys.readouterr().out
+    audit = {"key": "0123456789abcdef", "row": "backprop", "column": plan["columns"][0]["id"],
+             "code_sha": ""}  # fmt: skip
+    store.write_plan(plan | {"audits": [audit], "audited": True})
+    assert status.main(["table1", "--results-dir", str(tmp_path / "r")]) == 1
+    assert "0 of 1 audit ok, 1 missing" in capsys.readouterr().out
+    del plan["profile"]
+    store.write_plan(plan)
+    with pytest.raises(SystemExit):
+        status.main(["table1", "--results-dir", str(tmp_path / "r")])
+    assert "error: the plan has no 'profile'" in capsys.readouterr().err
 
 
 def test_broken_plugins_are_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -263,7 +263,5 @@ def test_nodes_that_do_not_find_each_other_say_so(
 ) -> None:
     """Instead of holding their GPUs until the time limit."""
     monkeypatch.setattr(nodes, "PATIENCE_S", 0.2)
-    with pytest.raises(
-        nodes.OutOfReach, match=r"0 of 1 other nodes have reached this one"
-    ):
+    with pytest.raises(nodes.OutOfReach, match=r"0 of 1 other nodes have reached this one"):
         nodes.gather(tmp_path / "meeting", 1, lambda: False)

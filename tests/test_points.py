@@ -72,7 +72,7 @@ class Long:
 
 
 def drawn(cls: Any, n: int = 8, **fixed: Any) -> list[dict[str, Any]]:
-    return points.settings(cls, n, fixed, {"lr": 1e-3, "margin": 0.1, "k": 1})
+    return points.settings(cls.space, n, fixed, {"lr": 1e-3, "margin": 0.1, "k": 1})
 
 
 def test_a_field_at_the_end_shifts_no_other() -> None:

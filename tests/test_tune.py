@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from methods import METHODS, load_builtin
-from methods.space import Choice
+from methods.space import Choice, LogUniform
 from reports import build as reports
 from reports.tuning import Tuning, tunings
 from results import tuned
@@ -23,7 +24,8 @@ from suites.engine import engine
 from suites.engine.cell import Cell
 from suites.engine.trial import Job
 from suites.launching import local
-from suites.request import Request
+from suites.request import Request, expand
+from suites.suite import Row
 from tests.records import make_record
 
 load_builtin()
@@ -248,6 +250,42 @@ def test_other_places_stay_in_the_file(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_what_a_tuning_finds_nothing_for_is_not_left_from_before(tmp_path: Path) -> None:
+    """Else one method would keep the settings of another budget."""
+    path = tuned_file(tmp_path / "a")
+    assert [e.row for e in tuned.read(path).entries] == ["backprop", "hff"]
+    again = tmp_path / "b"
+    request = asked(*FEW, "--points", "2", folder=again)
+    filled(again, request, {"backprop": [90.0, 95.0], "hff": ["diverged", "diverged"]})
+    argv = arguments(*FEW, "--points", "2", folder=again)
+    assert tune.main([*argv, "--write", str(path)]) == 0
+    assert [e.row for e in tuned.read(path).entries] == ["backprop"]
+
+
+def test_a_suites_own_row_keeps_what_makes_it_what_it_is() -> None:
+    """Also where it has a method's name; and its own ranges, where it has some."""
+    own = Row("hff", "One prototype", "hff", {"prototypes": 1}, {"lr": LogUniform(1.0, 10.0)})
+    suite = dataclasses.replace(SUITES["table1"], name="own", methods=("backprop", own))
+    untuned = expand(suite, "quick", "", ["backprop", "hff"], architectures=["mlp-2x500"], seeds=1)
+    request = tune.tried(untuned, 4, Path("f"))
+    mine = [w.cell.config for w in request.wanted if w.row == "hff"]
+    assert {config["prototypes"] for config in mine} == {1} and len(mine) == 4
+    assert all(1 <= config["lr"] <= 10 for config in mine[1:])
+    assert request.plan["tuning"]["spaces"]["hff"]["lr"]["low"] == 1.0
+    theirs = [w.cell.config["lr"] for w in request.wanted if w.row == "backprop"]
+    # the coordinate of the field is the same, wherever its range lies
+    at = [math.log(config["lr"], 10) for config in mine[1:]]
+    low, high = (math.log10(v) for v in (1e-4, 1e-2))
+    expected = [(math.log10(lr) - low) / (high - low) for lr in theirs[1:]]
+    assert at == pytest.approx(expected, abs=2e-3)  # values have three digits
+
+
+def test_the_rates_of_mean_goodness_lie_around_its_own() -> None:
+    args = tune.parser().parse_args(["ff-mnist", "--points", "8", "--methods", "ff-mean"])
+    rates = [w.cell.config["lr"] for w in tune.resolve(args, "", [], "cpu").wanted]
+    assert rates[0] == 0.25 and all(0.05 <= lr <= 5 for lr in rates)
+
+
 def test_an_unfinished_tuning_writes_no_settings(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -274,8 +312,13 @@ def test_a_table_takes_a_file_of_settings(tmp_path: Path) -> None:
         assert {k: w.cell.config[k] for k in best[w.row].settings} == best[w.row].settings
     assert [t["points"] for t in request.plan["tuned"]] == [2, 2]
     assert [t["since"] for t in request.plan["tuned"]] == [[], []]
+    older = json.loads(path.read_text())
+    older["entries"][0]["code_sha"] = "0" * 16
+    path.write_text(json.dumps(older))
+    since = [t["since"] for t in run_request(*FEW, "--tuned", str(path)).plan["tuned"]]
+    assert since == [["by older sources"], []]
     shorter = run_request(*FEW, "--tuned", str(path), "--epochs", "3")
-    assert shorter.plan["tuned"][0]["since"] == ["under another protocol (epochs 30, here 3)"]
+    assert shorter.plan["tuned"][1]["since"] == ["under another protocol (epochs 30, here 3)"]
     # the audit of a rule is made once, whatever its rates
     assert request.plan["audits"] == run_request(*FEW).plan["audits"]
 
