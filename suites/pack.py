@@ -77,12 +77,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.verify:
             return verify(out, console)
         if photos.n_classes < 2:
-            fail(f"{args.name!r}: say how many classes, as in {args.name}-c10")
+            fail(f"{args.name!r}: say how many classes, as in {photos.with_classes}")
         if (out / "about.json").is_file():
             packed.load(out)
             console.print(f"{out} is packed already; to pack it again, delete it")
             return 0
-        found = folders.read(photos.folder, args.data_dir, photos.n_classes, photos.most)
+        found = folders.read(
+            photos.folder, args.data_dir, photos.n_classes, photos.most,
+            exactly=photos.first is None,
+        )  # fmt: skip
         out.mkdir(parents=True, exist_ok=True)
     except DatasetError as error:
         fail(str(error))

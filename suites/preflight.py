@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from results.store import Store
 from suites.engine import datasets
+from suites.engine.cell import Cell
+from suites.engine.datasets import DatasetError
+from suites.images import folders, names
 from suites.request import Request
 from suites.suite import RequestError, Suite
 
@@ -70,6 +75,21 @@ def check_workers(workers: int | None, suite: Suite) -> None:
         raise RequestError(f"--workers must be at least 1, not {workers}")
 
 
+def check_shares(ranks: int, request: Request, sizes: Mapping[str, int]) -> None:
+    """Raises RequestError where a data set is less than a mini-batch and cannot be shared out.
+
+    Args:
+        sizes: training images of each data set.
+    """
+    for wanted in request.wanted:
+        n = min(wanted.cell.protocol.batch_size, sizes.get(wanted.cell.dataset, 0))
+        if ranks > 1 and wanted.cell.kind == "train" and n % ranks:
+            raise RequestError(
+                f"--ranks {ranks}: {wanted.cell.dataset} has {n} training images, less than a "
+                "mini-batch, which cannot be shared out evenly"
+            )
+
+
 def check_writable(store: Store, report_dir: Path) -> None:
     """Proves that results and report can be written, before anything is computed."""
     try:
@@ -88,6 +108,21 @@ def check_writable(store: Store, report_dir: Path) -> None:
             f"report directory {report_dir} cannot be made ({error.strerror}); "
             "choose another with --report-dir"
         ) from None
+
+
+def _check_folders(cells: Sequence[Cell], data_dir: Path | None) -> None:
+    """Raises RequestError where source and target are photographs of one folder, by any names."""
+    for dataset, source in {(c.dataset, c.protocol.source) for c in cells if c.reads_source}:
+        target, known = names.parse(dataset), names.parse(source)
+        if dataset == source or target is None or known is None or data_dir is None:
+            continue
+        with contextlib.suppress(DatasetError):  # packed arrays may have lost their photographs
+            one, other = (folders.find(p.folder, data_dir)[0].resolve() for p in (target, known))
+            if one == other:
+                raise RequestError(
+                    f"{dataset} from {source}: both are photographs of {one}, so that validation "
+                    "images of the target were trained on"
+                )
 
 
 def check_data(
@@ -109,6 +144,7 @@ def check_data(
     names = dict.fromkeys(
         [c.dataset for c in cells] + [c.protocol.source for c in cells if c.reads_source]
     )
+    _check_folders(cells, data_dir)
     sizes, hashes = {}, {}
     for name in names:
         data = datasets.load(name, data_dir, 0.1, download)

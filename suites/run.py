@@ -145,7 +145,8 @@ def start(args: argparse.Namespace, command: str, resolve: options.Resolve, repo
                 console.print(STALE.format(n_stale), highlight=False)
             return 0
         preflight.check_writable(store, args.report_dir)
-        preflight.check_data(request, store, args.data_dir, args.download, args.fresh)
+        sizes = preflight.check_data(request, store, args.data_dir, args.download, args.fresh)
+        preflight.check_shares(args.ranks, request, sizes)
     except options.REFUSALS as error:
         fail(str(error))
     status = carry_out(args, request, store, device, console)

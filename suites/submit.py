@@ -140,6 +140,7 @@ def prepare(
     sweep.queued()  # where Slurm does not answer, nothing shall be written down
     preflight.check_writable(store, args.report_dir)
     sweep.sizes = preflight.check_data(request, store, args.data_dir, args.download, args.fresh)
+    preflight.check_shares(args.ranks, request, sweep.sizes)
     if args.fresh:
         _supersede(request, sweep)
         todo, n_stale = list(request.wanted), 0

@@ -18,6 +18,7 @@ from suites.engine import datasets, engine
 from suites.engine.architectures import ARCHITECTURES
 from suites.engine.cell import Cell, Protocol
 from suites.engine.checkpoint import Checkpoint
+from suites.engine.passes import stacks_of
 from suites.engine.trial import Job, Stopped, Trial
 from suites.images import sample
 from suites.transfer import measure, pretrained, probes, tuning, weights
@@ -48,6 +49,8 @@ def trial(root: Path, cell: Cell, **more: Any) -> Trial:
         ("ff", "backprop"),
         ("fa", "itself"),
         ("fa", "backprop"),
+        ("noprop", "itself"),
+        ("noprop", "backprop"),
     ],
 )
 def test_tuning_begins_with_what_the_source_has_made(
@@ -61,9 +64,13 @@ def test_tuning_begins_with_what_the_source_has_made(
 
     def noted(self: Trial, method: Method, data: datasets.Data) -> None:
         begun.append(method)
-        made = dict(source.blocks.named_parameters())
-        for name, mine in method.blocks.named_parameters():
-            assert torch.equal(mine, made[name]) and mine.data_ptr() != made[name].data_ptr(), name
+        stacks = stacks_of(method)
+        assert len(stacks) == (1 if how == "backprop" else len(stacks_of(source)))
+        for stack, whole in zip(stacks, stacks_of(source), strict=False):  # all ten of NoProp's
+            made = dict(whole.named_parameters())
+            for name, mine in stack.named_parameters():
+                assert torch.equal(mine, made[name]), name
+                assert mine.data_ptr() != made[name].data_ptr(), name
         assert method.task.n_classes == 5 and method.task.mean == task.mean
         train(self, method, data)
 
@@ -75,7 +82,29 @@ def test_tuning_begins_with_what_the_source_has_made(
     for name, mine in tuned.blocks.named_parameters():
         assert torch.equal(mine, made[name]) != mine.requires_grad, name
     assert found["test"][tuning.READOUT]["n"] == len(data.test[1])
-    assert found["test"][tuning.READOUT]["accuracy_pct"] > (20 if tuned.name == "ff" else 60)
+    assert found["test"][tuning.READOUT]["accuracy_pct"] > {"ff": 20, "noprop": 40}.get(tuned.name, 60)
+
+
+@pytest.mark.parametrize("method", ["pepita", "softhebb"])
+def test_what_cannot_be_tuned_is_told_before_the_source_is_learned(
+    tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = transfer(method, dataclasses.replace(PROTOCOL, tuning="backprop"))
+    monkeypatch.setattr(Trial, "train", None)  # nothing is trained
+    with pytest.raises(ValueError, match=r"backprop starts from have no .*bias"):
+        measure.measure(trial(tmp_path, cell), datasets.load("digits-5to9", None, 0.1))
+
+
+def test_a_checkpoint_of_tuning_knows_its_source(tmp_path: Path) -> None:
+    """Else weights that were tuned from another source would stand under this one's name."""
+    data = datasets.load("digits-5to9", None, 0.1)
+    calls = iter(range(10**6))
+    n = len(datasets.load("digits-0to4", None, 0.1).train[1]) // 64 * 2
+    first = trial(tmp_path, transfer("hff"), stop=lambda: next(calls) > n + 15)
+    with pytest.raises(Stopped):
+        measure.measure(first, data)
+    (path,) = tmp_path.glob("checkpoints/*.pt")
+    assert torch.load(path)["progress"]["data_sha256"] not in ("", data.sha256)
 
 
 def test_stopped_in_tuning_and_gone_on_with(tmp_path: Path) -> None:

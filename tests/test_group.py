@@ -19,13 +19,16 @@ import pytest
 import torch
 
 from results.store import Store
-from suites import run
+from suites import preflight, run
+from suites.catalogue import SUITES
 from suites.engine import engine
 from suites.engine.cell import Cell, Protocol
 from suites.engine.plugins import load_methods
 from suites.engine.trial import Job
 from suites.images import sample
 from suites.launching import group, local, nodes
+from suites.request import expand
+from suites.suite import RequestError
 
 load_methods([])
 READY = functools.partial(local._get_ready, 1, [])
@@ -265,3 +268,10 @@ def test_nodes_that_do_not_find_each_other_say_so(
     monkeypatch.setattr(nodes, "PATIENCE_S", 0.2)
     with pytest.raises(nodes.OutOfReach, match=r"0 of 1 other nodes have reached this one"):
         nodes.gather(tmp_path / "meeting", 1, lambda: False)
+
+
+def test_less_than_a_mini_batch_is_not_shared_out_unevenly() -> None:
+    request = expand(SUITES["table1"], "quick", "", ["hff"], architectures=["mlp-2x500"], seeds=1)
+    preflight.check_shares(2, request, {"digits": 1294})
+    with pytest.raises(RequestError, match="digits has 59 training images"):
+        preflight.check_shares(2, request, {"digits": 59})

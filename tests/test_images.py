@@ -119,15 +119,23 @@ def test_where_no_crop_fits_it_is_the_middle() -> None:
     assert crop_boxes(np.full((1, N_DRAWS), 0.999), 30, 1000).tolist() == [[0, 480, 30, 40]]
 
 
-@pytest.mark.parametrize("size", [32, 64, 200])
-def test_a_scaled_decoding_shows_the_same_part(tmp_path: Path, size: int) -> None:
-    """Against the crop of the whole photograph: within a few grey levels."""
-    path = save(tmp_path / "a.JPEG", photograph(640, 480))
+@pytest.mark.parametrize(
+    ("size", "sides"),
+    [(32, (640, 480)), (64, (640, 480)), (200, (640, 480)), (32, (500, 375)), (64, (500, 375))],
+)
+def test_a_scaled_decoding_shows_the_same_part(
+    tmp_path: Path, size: int, sides: tuple[int, int]
+) -> None:
+    """Against the crop of the whole photograph: within a few grey levels.
+
+    An eighth of 500 x 375 pixels, ImageNet's most frequent size, ends within its last pixels.
+    """
+    path = save(tmp_path / "a.JPEG", photograph(*sides))
     draws = np.random.default_rng(1).random((8, N_DRAWS))
     with Image.open(path) as image:
         whole = image.convert("RGB")
     for row in draws:
-        left, top, width, height = crop_boxes(row[None], 640, 480)[0]
+        left, top, width, height = crop_boxes(row[None], *sides)[0]
         expected = whole.resize(
             (size, size), Image.Resampling.BILINEAR,
             box=(left, top, left + width, top + height),
@@ -225,6 +233,28 @@ def test_validation_images_in_one_folder(tmp_path: Path, truth: str) -> None:
     found = folders.read("set", tmp_path, 3)
     assert [Path(p).stem for p in found.val.paths] == ["v_2", "v_1", "v_0"]
     assert found.val.labels == (0, 1, 2) and found.train.paths[0] == "n01/images/n01_0.JPEG"
+    folders.read.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("val.txt", b"v_0.JPEG -1\n", "-1 is the number of no class"),
+        ("val.txt", "v_0.JPEG caf\u00e9\n".encode("latin-1"), "is not UTF-8"),
+        ("meta.mat", b"", "meta.mat cannot be read"),
+    ],
+)
+def test_files_beside_the_photographs_that_are_broken_are_named(
+    tmp_path: Path, name: str, content: bytes, words: str
+) -> None:
+    root = tmp_path / "set"
+    for wnid in ("n01", "n02"):
+        save(root / "train" / wnid / "a.JPEG", photograph(40, 40))
+    save(root / "val" / "v_0.JPEG", photograph(40, 40))
+    (root / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n")
+    (root / name).write_bytes(content)
+    with pytest.raises(DatasetError, match=words):
+        folders.read("set", tmp_path, 2)
     folders.read.cache_clear()
 
 
@@ -431,6 +461,18 @@ def test_a_wrong_request_to_pack(tmp_path: Path, capsys: pytest.CaptureFixture[s
             pack.main([*arguments, "--data-dir", str(tmp_path)])
         told = capsys.readouterr().err
         assert ended.value.code == 2 and words in told and told.count("\n") == 1
+
+
+def test_a_folder_too_many_is_not_packed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would be a class, and all behind it would have the numbers of others."""
+    for part in ("train", "val"):
+        for name in ("a_stray", *(f"n{i:02d}" for i in range(10))):
+            save(tmp_path / "imagenette2" / part / name / "a.JPEG", photograph(40, 40))
+    with pytest.raises(SystemExit):
+        pack.main(["imagenette2-32px", "--data-dir", str(tmp_path)])
+    assert "has 11 classes, not 10" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------ reading ahead

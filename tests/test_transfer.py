@@ -17,10 +17,12 @@ from torch import Tensor
 from methods import Method, load_builtin
 from results.lease import Lease
 from results.store import Store
-from suites import run
+from suites import options, preflight, run, table3
 from suites.engine import datasets, engine, evaluation
 from suites.engine.cell import Cell, Protocol
 from suites.engine.trial import Job, Trial
+from suites.request import expand
+from suites.suite import RequestError
 from suites.transfer import measure, pretrained, probes
 from suites.transfer.probes import Features, Probe, Score
 
@@ -142,6 +144,29 @@ def test_pairs_whose_accuracy_would_not_mean_what_it_says(
     with pytest.raises(SystemExit):
         run.main(["table1", "--dry-run", "--datasets", "noise-1x8x8-c10"])
     assert "random labels" in capsys.readouterr().err
+
+
+def test_weights_that_somebody_else_trained_may_know_the_target() -> None:
+    """The three controls of docs/imagenet.md, as the page writes them."""
+    request = expand(
+        table3.SUITE, "standard", "", ["random", "backprop", "hff"], ["imagenet-224px-jpeg-n50"],
+        tunings=["none", "itself", "backprop"], weights="0123456789ab",
+        architectures=["resnet18-imagenet"], seeds=1,
+    )  # fmt: skip
+    assert {w.row for w in request.wanted} == {"random", "backprop", "hff"}
+
+
+def test_source_and_target_of_one_folder_under_other_names(tmp_path: Path) -> None:
+    from suites.images import sample
+
+    root = sample.make(tmp_path)
+    (root / "imagenet").symlink_to(root / sample.NAME)
+    (root / "birds.txt").write_text("".join(f"digit-{i}\n" for i in range(5)))
+    what = ["--datasets", "birds-32px-jpeg-c5", "--sources", "imagenet-32px-jpeg-c10"]
+    args = run.parser().parse_args(["table3", *what, "--data-dir", str(root)])
+    request = options.resolve(args, "", [], "cpu")
+    with pytest.raises(RequestError, match="both are photographs of"):
+        preflight.check_data(request, Store(tmp_path / "r"), root, False, False)
 
 
 def test_few_have_equal_numbers_and_are_nested() -> None:

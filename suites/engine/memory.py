@@ -23,20 +23,30 @@ class PeakMemory:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._base: int | None = None
-        if device.type == "cuda":
+        if self._restart():
+            self._base = _status_bytes("VmRSS")
+
+    def begin_again(self) -> None:
+        """Forgets peaks so far; what is still held counts on."""
+        if not self._restart():
+            self._base = None
+
+    def _restart(self) -> bool:
+        """Restarts the high-water mark; whether a CPU has one."""
+        if self.device.type == "cuda":
             torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats(device)
-        else:
-            # memory that earlier work freed must go back to the system first, or this work would
-            # seem to need none
-            gc.collect()
-            with contextlib.suppress(OSError, AttributeError):
-                ctypes.CDLL("libc.so.6").malloc_trim(0)
-            try:
-                Path("/proc/self/clear_refs").write_text("5")
-                self._base = _status_bytes("VmRSS")
-            except OSError:
-                self._base = None
+            torch.cuda.reset_peak_memory_stats(self.device)
+            return False
+        # memory that earlier work freed must go back to the system first, or this work would seem
+        # to need none
+        gc.collect()
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:
+            return False
+        return True
 
     def read(self) -> dict[str, int | None]:
         """Bytes since the start; None for what this device does not tell."""

@@ -9,18 +9,20 @@ from typing import Any
 from torch import nn
 
 from methods import Method
+from methods.blocks import Blocks
+
+
+def stacks_of(method: Method) -> list[Blocks]:
+    """The stack of blocks, and the copies of it that a method may hold (one per denoising step)."""
+    return [module for module in method.modules() if isinstance(module, Blocks)]
 
 
 @contextlib.contextmanager
 def count_passes(method: Method) -> Iterator[Callable[[], int]]:
-    """Counts samples through the stacks of blocks: the busiest position of all, summed over stacks.
-
-    A method may hold several copies of its stack (one per denoising step): each copy counts.
-    """
+    """Counts samples through the stacks of blocks: at the busiest position, summed over stacks."""
     counts: dict[int, list[int]] = {}
     hooks = []
-    stacks = [m for m in method.modules() if isinstance(m, type(method.blocks))]
-    for s, stack in enumerate(stacks):
+    for s, stack in enumerate(stacks_of(method)):
         counts[s] = [0] * len(stack)
         for position, block in enumerate(stack):
 

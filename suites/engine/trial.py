@@ -12,13 +12,14 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from methods import Method, batch
 from suites.costs import counts
@@ -34,6 +35,7 @@ from suites.engine.checkpoint import (
 from suites.engine.clock import Clock
 from suites.engine.datasets import Data
 from suites.engine.memory import PeakMemory
+from suites.engine.passes import stacks_of
 from suites.engine.training import Training
 from suites.images.pictures import Pictures, Waited
 
@@ -88,6 +90,8 @@ class Trial:
         self.checkpoint, self.stop, self.report = checkpoint, stop, report
         self.batch = 0
         self.start: Start | None = None
+        self.copies: Sequence[Mapping[str, Tensor]] = ()  # what further stacks of it begin with
+        self.peak: PeakMemory | None = None  # of this session's training
         self.position: dict[str, Any] = {}
         self.progress = Progress(started_at=now())
         self.metrics: dict[str, Any] = {}
@@ -123,7 +127,7 @@ class Trial:
         """
         with batch.alone():
             execution.check(self.cell, data, self.device)
-        peak = PeakMemory(self.device)
+        self.peak = peak = PeakMemory(self.device)
         method = self._build(data)
         try:
             saved = self.checkpoint.load(method, data.sha256)
@@ -161,6 +165,8 @@ class Trial:
 
     def _build(self, data: Data) -> Method:
         method = self.cell.build(data.task, self.device, self.start)
+        for stack, weights in zip(stacks_of(method)[1:], self.copies, strict=False):
+            stack.load_state_dict(weights)
         if batch.ranks() > 1:
             ranks.share(method)
         return execution.carry_out(method, self.cell.protocol.execution)
@@ -186,6 +192,8 @@ class Trial:
         if not progress.step:
             with clock.running():
                 training.start()
+            if self.peak:  # looking at all images at once is no part of the rule's steps
+                self.peak.begin_again()
         saved_at = time.monotonic()
         # an epoch is over when it has been validated, not when its last step is done
         for epoch in range(len(progress.curves["epoch"]), self.cell.protocol.epochs):

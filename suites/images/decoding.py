@@ -2,8 +2,8 @@
 
 Two crops: the standard one of evaluation, to the bit what torchvision's `Resize` and `CenterCrop`
 give with Pillow; and one of random size and shape, as torchvision's `RandomResizedCrop` draws
-it, for which a JPEG file is decoded at the largest of the scales 1/8, 1/4, 1/2 and 1 that leaves it
-enough pixels.
+it, for which a JPEG file is decoded at the smallest of the scales 1/8, 1/4, 1/2 and 1 that leaves
+it enough pixels.
 """
 
 from __future__ import annotations
@@ -61,10 +61,12 @@ def random_crop(path: Path, size: int, draws: NDArray[np.float64]) -> Pixels:
     with _opened(path) as file:
         full = file.size
         left, top, width, height = crop_boxes(draws[None], *full)[0]
-        spare = min(width, height) // size
+        spare, scaled = min(width, height) // size, None
         if spare >= 2:  # for JPEG files; others ignore it
-            file.draft(None, (full[0] // spare, full[1] // spare))
-        across, down = file.size[0] / full[0], file.size[1] / full[1]
+            scaled = file.draft(None, (full[0] // spare, full[1] // spare))
+        # where the photograph ends, which may be within the last pixel of the scaled one
+        end = scaled[1][2:] if scaled else full
+        across, down = end[0] / full[0], end[1] / full[1]
         box = left * across, top * down, (left + width) * across, (top + height) * down
         part = _colours(file).resize((size, size), Image.Resampling.BILINEAR, box=box)
         pixels = np.asarray(part)

@@ -237,6 +237,8 @@ def _truth(path: Path, val: Path, here: Sequence[str]) -> dict[str, str]:
         found = {}
         for line in _lines(path):
             name, label = re.split(r"[\t ]+", line)[:2]
+            if label not in here and int(label) < 0:
+                raise ValueError(f"{label} is the number of no class")
             found[Path(name).stem] = label if label in here else here[int(label)]
         return found
     except (ValueError, IndexError, KeyError) as error:
@@ -250,8 +252,11 @@ def _development_kit(truth: Path) -> dict[int, str]:
     meta = truth.with_name("meta.mat")
     if not meta.is_file():
         raise DatasetError(f"{truth} needs meta.mat of the same development kit beside it")
-    synsets = loadmat(meta, squeeze_me=True)["synsets"]
-    return {int(s["ILSVRC2012_ID"]): str(s["WNID"]) for s in synsets}
+    try:
+        synsets = loadmat(meta, squeeze_me=True)["synsets"]
+        return {int(s["ILSVRC2012_ID"]): str(s["WNID"]) for s in synsets}
+    except Exception as error:  # scipy has its own for each way in which a file can be broken
+        raise DatasetError(f"{meta} cannot be read: {error}") from error
 
 
 def _words(root: Path, classes: Sequence[str]) -> tuple[str, ...]:
@@ -268,4 +273,8 @@ def _words(root: Path, classes: Sequence[str]) -> tuple[str, ...]:
 
 
 def _lines(path: Path) -> Iterable[str]:
-    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path} is not UTF-8 text: {error}") from error
+    return [line for line in text.splitlines() if line.strip()]

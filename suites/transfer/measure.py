@@ -47,6 +47,8 @@ def measure(trial: Trial, data: Data) -> dict[str, Any]:
     Raises:
         Stopped, Diverged: as training does; features that are not finite are a divergence.
     """
+    if trial.cell.protocol.tuning:
+        tuning.check(trial, data)
     method, task = pretrained(trial)
     if trial.cell.protocol.tuning:
         return tuning.measure(trial, method, task, data)
@@ -119,12 +121,17 @@ def _activities(
     """The activities of every block on images, (N, D_l) each."""
     method.eval()
     shapes = [block.out_shape for block in method.blocks]
-    batches: list[list[Tensor]] = []
+    found: list[Tensor] = []
+    first = 0
     for images in part[0].split(EVAL_BATCH):
         alive()
         x = datasets.prepare(datasets.fitted(images, task.shape), task)
-        batches.append([_pooled(h, shapes, l).float() for l, h in enumerate(method.features(x))])
-    found = [torch.cat(of_block) for of_block in zip(*batches, strict=True)]
+        features = [_pooled(h, shapes, l).float() for l, h in enumerate(method.features(x))]
+        if not found:  # in one piece: of batches put together in the end, all would be there twice
+            found = [h.new_empty((len(part[0]), h.shape[1])) for h in features]
+        for whole, h in zip(found, features, strict=True):
+            whole[first : first + len(h)] = h
+        first += len(x)
     for l, activities in enumerate(found):
         if not bool(activities.isfinite().all()):
             raise Diverged(f"the activities of block {l + 1} are not finite")

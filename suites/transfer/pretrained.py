@@ -18,6 +18,7 @@ from suites.engine import datasets
 from suites.engine.cell import Cell
 from suites.engine.checkpoint import Checkpoint
 from suites.engine.datasets import Data
+from suites.engine.passes import stacks_of
 from suites.engine.trial import Job, LeaseLost, Trial
 from suites.transfer import weights
 
@@ -42,7 +43,8 @@ def pretrained(trial: Trial) -> tuple[Method, Task]:
         method = cell.build(task, device)
         if job.cell.protocol.weights:
             found = weights.read(_weights_file(job), cell.architecture)
-            weights.load_into(method.blocks, found, cell.architecture)
+            for stack in stacks_of(method):
+                weights.load_into(stack, found, cell.architecture)
         return method, task
     data = datasets.load(cell.dataset, job.data_dir, cell.protocol.val_fraction)
     trial.source_sha256 = data.sha256
