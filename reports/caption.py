@@ -108,7 +108,7 @@ def caption(table: Table) -> list[str]:
             " rounding to whole images makes it)."
         )
     if counts(table)["stale"]:
-        sentences.append("\u2020: made in part by older sources than the current ones (stale).")
+        sentences.append("\u2020: made in part by older sources than those of the request (stale).")
     if any(c.shown_claims for c in table.cells.values()):
         sentences.append(
             "Published: the source's own number, with ours minus it in parentheses; where sources "

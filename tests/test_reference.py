@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from results import Store
+from tests import reference
 
 ROOT = Path(__file__).parent.parent
 STORE = Store(ROOT / "results" / "reference")
@@ -27,6 +28,11 @@ def test_there_are_some_and_a_plan_asks_for_each() -> None:
     assert set(KEYS) != set()
     assert set(KEYS) <= keys_of(*PLANS)
     assert keys_of(*PLANS.keys() - UNFINISHED) <= set(KEYS)
+
+
+def test_their_plans_know_todays_sources() -> None:
+    """Else their pages would show what other sources have made as today's."""
+    assert reference.outdated() == {}, "call `python -m tests.reference`, and commit the plans"
 
 
 @pytest.mark.parametrize("key", KEYS)
