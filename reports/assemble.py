@@ -9,6 +9,7 @@ from typing import Any
 
 from reports.claims import VERDICTS, claim_of
 from reports.differences import beside_the_best, difference, holm_adjusted
+from reports.formatting import first_line
 from reports.plan import KIND, check_plan
 from reports.statistics import (
     CONFIDENCE,
@@ -151,8 +152,7 @@ def _audit(
     if record is None:
         return {}, ""
     if record["status"] != "ok":
-        reason = (record.get("reason") or "no reason recorded").strip().partition("\n")[0]
-        return {}, f"{record['status']}: {reason}"
+        return {}, f"{record['status']}: {first_line(record.get('reason'))}"
     if record["code_sha"] != wanted["code_sha"]:
         return {}, OUTDATED
     return record.get("audit") or {}, ""
@@ -258,8 +258,7 @@ def why_incomplete(runs: Sequence[Run]) -> str | None:
     parts: dict[tuple[str, str | None], int] = {}
     for run in runs:
         if run.status != "ok":
-            first_line = (run.reason or "").strip().partition("\n")[0]
-            place = (run.status, first_line or None)
+            place = (run.status, first_line(run.reason, "") or None)
             parts[place] = parts.get(place, 0) + 1
     lines = []
     for (status, reason), n in parts.items():

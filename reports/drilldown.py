@@ -29,8 +29,11 @@ def drilldowns(table: Table) -> list[tuple[Column, list[tuple[Row, Cell, dict[st
 
 
 def anchor(row: Row, column: Column) -> str:
-    """A fragment identifier; an id may hold anything but white space, so others are replaced."""
-    parts = (re.sub(r"[^\w.]+", "-", name, flags=re.ASCII) for name in (row.id, column.id))
+    """A fragment identifier; an id may hold anything but white space, so others are spelt out."""
+    parts = (
+        re.sub(r"[^\w.-]", lambda found: f"-{ord(found[0]):x}-", name, flags=re.ASCII)
+        for name in (row.id, column.id)
+    )
     return "cell-" + "--".join(parts)
 
 

@@ -129,6 +129,11 @@ def when(stamp: Any) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
+def first_line(text: object, otherwise: str = "no reason recorded") -> str:
+    """The first line of a reason, which may be the text of a whole traceback."""
+    return str(text or "").strip().partition("\n")[0] or otherwise
+
+
 def plural(n: int, noun: str) -> str:
     """'1 seed', '3 seeds'."""
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

@@ -27,6 +27,7 @@ from reports.drilldown import MOST_SEEDS, anchor, drilldowns, tip
 from reports.formatting import (
     NOTHING,
     estimate_text,
+    first_line,
     number,
     plural,
     published_text,
@@ -199,8 +200,7 @@ def _failures(table: Table) -> list[dict[str, Any]]:
     groups: dict[tuple[str, str, str, str], list[tuple[Row, Column, Run]]] = {}
     for row, column, run in table.runs:
         if run.status not in ("ok", "missing", "running"):
-            first_line = (run.reason or "no reason recorded").strip().partition("\n")[0]
-            place = (row.id, column.id, run.status, first_line)
+            place = (row.id, column.id, run.status, first_line(run.reason))
             groups.setdefault(place, []).append((row, column, run))
     return [
         {

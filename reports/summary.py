@@ -36,7 +36,7 @@ CAPTION = (
     "chance that a run of the method beats one of {control} on the same column, ties counted half, "
     "averaged over columns. Brackets: 95 % percentile intervals of {resamples} bootstrap resamples "
     "of the seeds within every column (numpy's default generator, seed {seed}); with few seeds "
-    "they are too narrow."
+    "they are too narrow, and they take no account of rounding to whole images, as tests do."
 )
 
 

@@ -19,7 +19,7 @@ from matplotlib.ticker import NullLocator
 from reports import pages
 from reports.drawing import COLOURS, INK, MUTED, Panel, style, svg
 from reports.drilldown import anchor
-from reports.formatting import NOTHING, plural, setting_text, signed, when
+from reports.formatting import NOTHING, first_line, plural, setting_text, signed, when
 from reports.table import Column, Table
 from reports.tuning import (
     COUNTED,
@@ -56,8 +56,10 @@ def render(table: Table, again: str = "") -> str:
     """The whole page as text, the same bytes for the same records."""
     found = tunings(table)
     environment = pages.environment()
-    environment.filters |= {"signed": signed, "when": when, "name": label, "value": setting_text,
-                            "range": range_text, "settings": settings_text}  # fmt: skip
+    environment.filters |= {
+        "signed": signed, "when": when, "first_line": first_line, "name": label,
+        "value": setting_text, "range": range_text, "settings": settings_text,
+    }  # fmt: skip
     environment.globals |= {
         "plural": plural,
         "value_of": _value_text,

@@ -9,7 +9,15 @@ from typing import Any
 from reports.caption import metric_text
 from reports.comparing.alignment import Side, flat
 from reports.differences import Difference, difference, holm_adjusted
-from reports.formatting import MINUS, number, plural, setting_text, signed, when
+from reports.formatting import (
+    MINUS,
+    first_line,
+    number,
+    plural,
+    setting_text,
+    signed,
+    when,
+)
 from reports.statistics import CONFIDENCE, Estimate
 from reports.table import Cell, Column, Row, Run, Table, rounding_step
 
@@ -220,8 +228,7 @@ def _changes(a: Cell, b: Cell) -> Iterable[Change]:
         other = others.get(run.seed)
         if run.record and other and run.status != other.status:
             bad = other if other.status != "ok" else run
-            reason = (bad.reason or "no reason recorded").strip().partition("\n")[0]
-            yield Change(run.seed, run.status, other.status, reason)
+            yield Change(run.seed, run.status, other.status, first_line(bad.reason))
 
 
 def _settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterable[Setting]:
