@@ -22,6 +22,9 @@ from suites.suite import Row, Suite, rows_of
 STATES = {"unwanted": ""}
 
 
+FILE_WIDTH = 160  # of a list that does not go to a terminal
+
+
 def show_table(table: Table, console: Console) -> None:
     """Prints the table's means and intervals, and in tables of costs one method over another."""
     columns = {
@@ -102,6 +105,8 @@ def _best(t: Tuning) -> str:
 
 def show_list(console: Console, suites: Mapping[str, Suite]) -> None:
     """Prints everything that can be named on the command line."""
+    if not console.is_terminal:  # a file has no edge at which names would have to be broken
+        console = Console(file=console.file, width=FILE_WIDTH, soft_wrap=True)
     for suite in suites.values():
         table = _listed(
             f"suite {suite.name}: {suite.title}",
@@ -126,10 +131,15 @@ def show_list(console: Console, suites: Mapping[str, Suite]) -> None:
         where = "embedded" if data.embedded else f"--data-dir DIR (DIR/{data.folder})"
         table.add_row(data.name, "x".join(map(str, data.shape)), str(data.n_classes), where)
     console.print(table)
+    console.print(
+        "and by their names: some classes (digits-0to4), photographs (imagenet-64px, see "
+        "docs/imagenet.md), noise to time on (noise-3x32x32-c10)\n", highlight=False,
+    )  # fmt: skip
     table = _listed("architectures", ("--architectures", "blocks"))
     for architecture in ARCHITECTURES.values():
         table.add_row(architecture.name, architecture.description)
     console.print(table)
+    console.print("and by their names, layers x width: mlp-6x256, conv-4x32", highlight=False)
 
 
 def _listed(title: str, headings: Sequence[str]) -> TextTable:
