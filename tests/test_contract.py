@@ -37,7 +37,7 @@ def pairs() -> Iterator[tuple[contract.Case, str]]:
         yield from ((case, check) for check in contract.CHECKS if check not in spared)
 
 
-@pytest.mark.parametrize(("case", "check"), pairs(), ids=str)
+@pytest.mark.parametrize(("case", "check"), list(pairs()), ids=str)
 def test_contract(case: contract.Case, check: str) -> None:
     contract.CHECKS[check](case)
 
