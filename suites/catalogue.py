@@ -6,7 +6,7 @@ A suite can also come with a file of the user's, as a method can, and with them 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from methods import METHODS, PluginError, plugin
@@ -81,27 +81,34 @@ def published_by(plugins: Sequence[Path | str]) -> list[dict[str, str]]:
             silently stand beside nothing.
     """
     found = []
-    found_rows = rows_of([*METHODS, *(m for suite in SUITES.values() for m in suite.methods)])
-    rows = {row.id: METHODS[row.method].traits for row in found_rows}
     for path in plugins:
         text = getattr(plugin(path), "PUBLISHED", "")
         if not isinstance(text, str):
             raise PluginError(f"plugin {path}: PUBLISHED is no text of lines")
         try:
             lines = lines_of(text)
-            for line in lines:
-                choose("row", [line["row"]], sorted(rows))
-                if line["architecture"] and not ARCHITECTURES.knows(line["architecture"]):
-                    choose("architecture", [line["architecture"]], list(ARCHITECTURES))
-                if not DATASETS.knows(line["dataset"]) and line["dataset"] not in CLASSES:
-                    choose("dataset", [line["dataset"]], [*DATASETS, *CLASSES])
-                for name, known in (
-                    ("readout", rows[line["row"]].readouts), ("augmentation", AUGMENTATIONS),
-                    ("suite", SUITES),
-                ):  # fmt: skip
-                    if line[name]:
-                        choose(name, [line[name]], list(known))
+            _check_names(lines)
         except (ValueError, RequestError) as error:
             raise PluginError(f"plugin {path}, PUBLISHED: {error}") from error
         found += lines
     return found
+
+
+def _check_names(lines: Sequence[Mapping[str, str]]) -> None:
+    """Raises RequestError for a published number with a name that is not known here."""
+    if not lines:  # then other suites need not name known methods only
+        return
+    known = rows_of([*METHODS, *(m for suite in SUITES.values() for m in suite.methods)])
+    traits = {row.id: METHODS[row.method].traits for row in known}
+    for line in lines:
+        choose("row", [line["row"]], sorted(traits))
+        if line["architecture"] and not ARCHITECTURES.knows(line["architecture"]):
+            choose("architecture", [line["architecture"]], list(ARCHITECTURES))
+        if not DATASETS.knows(line["dataset"]) and line["dataset"] not in CLASSES:
+            choose("dataset", [line["dataset"]], [*DATASETS, *CLASSES])
+        for name, names in (
+            ("readout", traits[line["row"]].readouts), ("augmentation", AUGMENTATIONS),
+            ("suite", SUITES),
+        ):  # fmt: skip
+            if line[name]:
+                choose(name, [line[name]], list(names))

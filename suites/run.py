@@ -137,9 +137,7 @@ def start(args: argparse.Namespace, command: str, resolve: options.Resolve, repo
         store = Store(args.results_dir)
         options.make_sample(args)
         if args.dry_run:
-            todo, n_stale = remaining(request, store)
-            if args.fresh:
-                todo, n_stale = list(request.wanted), 0
+            todo, n_stale = remaining(request, store, args.fresh)
             show_dry_run(console, request, {wanted.cell.key for wanted in todo})
             if n_stale:
                 console.print(STALE.format(n_stale), highlight=False)

@@ -20,8 +20,6 @@ from suites.request import Request
 from suites.suite import Row, Suite, rows_of
 
 STATES = {"unwanted": ""}
-
-
 FILE_WIDTH = 160  # of a list that does not go to a terminal
 
 

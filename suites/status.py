@@ -20,12 +20,13 @@ from rich.markup import escape
 from rich.table import Table as TextTable
 
 from reports.formatting import plural
+from reports.plan import PlanError, check_plan
 from results.record import FINAL, Record, seconds_taken
 from results.store import Plan, Store
 from slurm import queue
 from slurm.arrays import Arrays, alive
 from slurm.queue import Entry, SlurmError
-from suites.command import Parser, add_results_dir, exit_with, stored_plan
+from suites.command import Parser, add_results_dir, exit_with, fail, stored_plan
 
 FIELDS = ("status", "reason", "code_sha", "cell", "timings", "error", "log", "key")
 LINES = 3  # of what a failed cell left behind
@@ -52,7 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_results_dir(p)
     args = p.parse_args(arguments)
     store = Store(args.results_dir)
-    return show(stored_plan(store, args.suite), store, Console(soft_wrap=True))
+    plan = stored_plan(store, args.suite)
+    try:
+        check_plan(plan)
+    except PlanError as error:
+        fail(str(error))
+    return show(plan, store, Console(soft_wrap=True))
 
 
 @dataclass
@@ -138,15 +144,11 @@ def show(plan: Plan, store: Store, console: Console) -> int:
             _show_failure(record, store, console)
     total = sum(states.values(), Counter())
     n_ok = total["ok"] + total["stale"]
-    parts = [f"{n_ok} of {len(plan['cells'])} cells ok"]
-    parts += [f"{n} {state}" for state, n in total.items() if state not in ("ok", "stale")]
-    console.print(", ".join(parts), highlight=False)
+    console.print(_counts_text(total, f"{len(plan['cells'])} cells"), highlight=False)
     found = Counter(_state(a, summary.records, live, jobs, saved) for a in audits.values())
     audited = found["ok"] + found["stale"]
     if audits:
-        parts = [f"{audited} of {plural(len(audits), 'audit')} ok"]
-        parts += [f"{n} {state}" for state, n in found.items() if state not in ("ok", "stale")]
-        console.print(", ".join(parts), highlight=False)
+        console.print(_counts_text(found, plural(len(audits), "audit")), highlight=False)
     if jobs.keys:
         console.print(_queue_text(jobs), markup=False, highlight=False)
     if jobs.others:
@@ -218,6 +220,13 @@ def _show_failure(record: Record, store: Store, console: Console) -> None:
     log = store.root / (record.get("log") or "")
     if log.is_file():
         console.print(f"    log: {log}", markup=False, highlight=False, style="dim")
+
+
+def _counts_text(states: Counter[str], all_of_them: str) -> str:
+    """'38 of 42 cells ok, 3 missing, 1 failed'; stale ones are ok as well."""
+    parts = [f"{states['ok'] + states['stale']} of {all_of_them} ok"]
+    parts += [f"{n} {state}" for state, n in states.items() if state not in ("ok", "stale")]
+    return ", ".join(parts)
 
 
 def _queue_text(jobs: Jobs) -> str:

@@ -118,12 +118,10 @@ def prepare(
     _check_jobs(where, args.ranks, request)
     store = Store(args.results_dir)
     options.make_sample(args)
-    todo, n_stale = remaining(request, store)
+    todo, n_stale = remaining(request, store, args.fresh)
     jobs = jobs_of(args, request, request.wanted, device)
     sweep = Sweep(store, request.suite.name, jobs, where, args.plugin)
     if args.dry_run:
-        if args.fresh:
-            todo, n_stale = list(request.wanted), 0
         show_dry_run(console, request, {wanted.cell.key for wanted in todo})
         if n_stale:
             console.print(STALE.format(n_stale), highlight=False)
@@ -143,7 +141,6 @@ def prepare(
     preflight.check_shares(args.ranks, request, sweep.sizes)
     if args.fresh:
         _supersede(request, sweep)
-        todo, n_stale = list(request.wanted), 0
     store.write_plan(request.plan)
     console.print(
         f"{request.suite.name}, profile {request.profile}: {plural(len(request.wanted), 'cell')}, "
