@@ -21,8 +21,9 @@ import pytest
 # before torch is imported; programs that tests start set their own number.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Files whose tests run in one process each: a cluster, and two processes that train all pairs.
-TOGETHER = ("tests/slurm/test_real.py", "tests/test_ranks.py")
+# Files whose tests run in one process each: a cluster, two processes that train all pairs, a large
+# page and the browser that shows it.
+TOGETHER = ("tests/slurm/test_real.py", "tests/test_ranks.py", "tests/test_page.py")
 
 # What a machine may honestly lack. Any other skip hides a test that should have run.
 TOLERATED = ("needs a GPU", "needs pdflatex", "needs Chromium", "needs a SLURM")

@@ -370,7 +370,7 @@ def test_the_key_follows_the_numbers_and_nothing_else(tmp_path: Path) -> None:
 def _command(folder: Path) -> list[str]:
     return [
         sys.executable, "-m", "suites.run", "table1", "--methods", "hff", "greedy-sim", "noprop",
-        "--architectures", "mlp-2x500", "--seeds", "1", "--epochs", "8", "--workers", "2",
+        "--architectures", "mlp-2x500", "--seeds", "1", "--epochs", "4", "--workers", "2",
         "--checkpoint-every", "0.3", "--device", "cpu",
         "--results-dir", str(folder), "--report-dir", str(folder / "report"),
     ]  # fmt: skip
