@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from reports.commands import PLACES, without
 from reports.formatting import NOTHING, decimals, number, setting_text, signed
 from reports.statistics import Estimate
 from reports.table import Cell, Column, Row, Run, Table
@@ -136,21 +138,9 @@ def _again(table: Table, cell: Cell) -> str:
     if not command.startswith("python -m suites.") or not runs:
         return ""
     keys = shlex.join(run.key for run in runs[:MOST_KEYS])
-    return f"{_without_places(command)} --only {keys} {AGAIN}"
-
-
-def _without_places(command: str) -> str:
-    """The command without where its results and its page went."""
-    try:
-        words, kept = iter(shlex.split(command)), []
-    except ValueError:  # not as a shell would read it
-        return command
-    for word in words:
-        if word in ("--results-dir", "--report-dir"):
-            next(words, None)
-        elif not word.startswith(("--results-dir=", "--report-dir=")):
-            kept.append(word)
-    return shlex.join(kept)
+    with contextlib.suppress(ValueError):  # else it is not as a shell would read it
+        command = shlex.join(without(command, PLACES))
+    return f"{command} --only {keys} {AGAIN}"
 
 
 def _curves(cell: Cell) -> dict[str, Any] | None:

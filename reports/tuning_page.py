@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from reports import pages
+from reports.commands import PLACES, without
 from reports.drawing import COLOURS, INK, MUTED, Panel, style, svg
 from reports.drilldown import anchor
 from reports.formatting import NOTHING, first_line, plural, setting_text, signed, when
@@ -34,6 +35,7 @@ from results.files import write_atomically
 from results.store import Plan
 
 LEAST_SPAN = 1.0  # percentage points on an axis: on less, chance would look large
+OF_TUNING = ("--points", "--write")  # flags that a table does not have
 SPREAD = 4.0  # times the distance from the best to the middle is drawn; the rest lies at the foot
 
 
@@ -127,11 +129,14 @@ def _notes(tuning: Tuning) -> list[str]:
 
 def _with_chosen(plan: Plan) -> str:
     """The command that makes the table with the chosen settings, or ''."""
-    about = plan["tuning"]
-    if not about.get("file"):
+    file, command = plan["tuning"].get("file"), str(plan["command"])
+    if not file or not command.startswith("python -m suites.tune"):
         return ""
-    words = [about["of"], "--profile", plan["profile"], "--tuned", about["file"]]
-    return shlex.join(["python", "-m", "suites.run", *words])
+    try:
+        words = without(command.replace("suites.tune", "suites.run", 1), (*PLACES, *OF_TUNING))
+    except ValueError:  # not as a shell would read it
+        return ""
+    return shlex.join([*words, "--tuned", file])
 
 
 def _value_text(point: Point | None) -> str:

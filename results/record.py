@@ -46,6 +46,10 @@ class RecordError(ValueError):
     """A document that is not a record this version can read; the message says why."""
 
 
+class NewerSchema(RecordError):
+    """A record of a version of bpfree that is newer than this one."""
+
+
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
@@ -74,9 +78,12 @@ def _is_key(key: str, identity: Mapping[str, Any]) -> bool:
 
 
 def seconds_taken(record: Record) -> float:
-    """What training and evaluation of a cell took."""
-    timings = record["timings"]
-    return float((timings["train_s"] or 0) + (timings["eval_s"] or 0))
+    """What training and evaluation of a cell took; where it had neither, from start to end.
+
+    Cells that measure costs or audit a rule count no training of their own.
+    """
+    counted = sum(record["timings"].get(name) or 0.0 for name in ("train_s", "eval_s"))
+    return counted or max(0.0, moment(record["finished_at"]) - moment(record["started_at"]))
 
 
 def moment(stamp: str) -> float:
@@ -103,7 +110,8 @@ def check(document: Any) -> Record:
     """Returns the document as a record of the current schema.
 
     Raises:
-        RecordError: not a record, a schema newer than this version knows, or a broken field.
+        NewerSchema: a schema newer than this version knows.
+        RecordError: not a record, or a broken field.
     """
     if not isinstance(document, dict):
         raise RecordError("not a JSON object")
@@ -111,7 +119,7 @@ def check(document: Any) -> Record:
     if not isinstance(schema, int):
         raise RecordError("no schema version")
     if schema > SCHEMA:
-        raise RecordError(
+        raise NewerSchema(
             f"schema {schema} is newer than {SCHEMA}, the newest this version reads; "
             "update bpfree to read it"
         )

@@ -33,7 +33,7 @@ import orjson
 
 from results.files import write_atomically
 from results.lease import is_alive
-from results.record import FINAL, Record, RecordError, check, parse, without_nan
+from results.record import FINAL, NewerSchema, Record, RecordError, check, parse, without_nan
 
 Plan = dict[str, Any]
 HEAD = ("status", "reason", "code_sha")  # what planning needs to know of a record
@@ -45,6 +45,7 @@ class Summary:
 
     records: dict[str, Record] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)  # one line per file
+    newer: list[str] = field(default_factory=list)  # those of them that a newer version made
 
 
 class Store:
@@ -202,9 +203,13 @@ class Store:
             return record
         except FileNotFoundError:
             return None
+        except NewerSchema as error:
+            summary.newer.append(f"{path}: {error}")
+            summary.unreadable.append(summary.newer[-1])
+            return None
         except RecordError as error:
             line = f"{path}: {error}"
-            if set_aside and "newer than" not in str(error):
+            if set_aside:
                 line += f"; moved to {self.set_aside(Path(path))}"
             summary.unreadable.append(line)
             return None

@@ -20,14 +20,14 @@ STALE = (
 def remaining(request: Request, store: Store, fresh: bool = False) -> tuple[list[Wanted], int]:
     """The wanted cells that have no finished record, and how many records are stale.
 
-    Unreadable records are set aside, with a warning.
+    Unreadable records count as none, with a warning.
 
     Args:
         fresh: records do not count.
     """
-    summary = store.read((w.cell.key for w in request.wanted), set_aside=True, fields=HEAD)
+    summary = store.read((w.cell.key for w in request.wanted), fields=HEAD)
     for line in summary.unreadable:
-        sys.stderr.write(f"warning: unreadable record set aside: {line}\n")
+        sys.stderr.write(f"warning: unreadable record: {line}\n")
     if fresh:
         return list(request.wanted), 0
     todo, n_stale = [], 0

@@ -122,6 +122,8 @@ def carry_out(
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             fail(f"another process is packing {out}")
+        if (out / "about.json").is_file():
+            fail(f"another process has packed {out} meanwhile")
         try:
             with bar:
                 task = bar.add_task("", total=n)
@@ -137,7 +139,7 @@ def carry_out(
         except KeyboardInterrupt:
             console.print("interrupted; the same command goes on")
             return 130
-    (out / ".lock").unlink()
+        (out / ".lock").unlink()  # still held: who waits at another file finds the arrays done
     console.print(f"packed {n} images of {size}x{size} pixels: {out}")
     return 0
 

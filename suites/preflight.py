@@ -138,20 +138,32 @@ def check_data(
 
     Raises:
         DatasetError: files are missing or broken.
-        RequestError: records are of other data of the same name.
+        RequestError: records are of other data of the same name, or of a newer version; or a cell
+            would choose on validation images, of which its data set has none.
     """
     cells = [w.cell for w in request.wanted]
-    names = dict.fromkeys(
-        [c.dataset for c in cells] + [c.protocol.source for c in cells if c.reads_source]
-    )
+    read = {(c.dataset, c.protocol.val_fraction): c.kind == "transfer" for c in cells}
+    for c in cells:
+        if c.reads_source:
+            read.setdefault((c.protocol.source, c.protocol.val_fraction), False)
     _check_folders(cells, data_dir)
-    sizes, hashes = {}, {}
-    for name in names:
-        data = datasets.load(name, data_dir, 0.1, download)
-        sizes[name], hashes[name] = len(data.train[1]), data.sha256
+    sizes: dict[str, int] = {}
+    hashes = {}
+    for (name, val_fraction), chooses in read.items():
+        data = datasets.load(name, data_dir, val_fraction, download)
+        sizes[name] = min(len(data.train[1]), sizes.get(name, len(data.train[1])))
+        hashes[name] = data.sha256
+        if chooses and not len(data.val[1]):
+            raise RequestError(
+                f"{name}: none of its {len(data.train[1])} training images is in the validation "
+                "split, on which block and regularisation are chosen; take more images"
+            )
     if not fresh:
         fields = ("data_sha256", "source_sha256")
-        records = store.read((c.key for c in cells), fields=fields).records
+        summary = store.read((c.key for c in cells), fields=fields)
+        if summary.newer:
+            raise RequestError(f"{summary.newer[0]}, or take another --results-dir")
+        records = summary.records
         for cell in cells:
             sources = cell.dataset, cell.protocol.source if cell.reads_source else ""
             for name, field in zip(sources, fields, strict=True):

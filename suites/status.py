@@ -28,7 +28,18 @@ from slurm.arrays import Arrays, alive
 from slurm.queue import Entry, SlurmError
 from suites.command import Parser, add_results_dir, exit_with, fail, stored_plan
 
-FIELDS = ("status", "reason", "code_sha", "cell", "timings", "error", "log", "key")
+FIELDS = (
+    "status",
+    "reason",
+    "code_sha",
+    "cell",
+    "timings",
+    "error",
+    "log",
+    "key",
+    "started_at",
+    "finished_at",
+)
 LINES = 3  # of what a failed cell left behind
 
 
@@ -125,7 +136,7 @@ def show(plan: Plan, store: Store, console: Console) -> int:
     keys = {cell["key"] for cell in plan["cells"]} | audits.keys()
     summary = store.read(keys, fields=FIELDS)
     for line in summary.unreadable:
-        sys.stderr.write(f"warning: unreadable record set aside: {line}\n")
+        sys.stderr.write(f"warning: unreadable record: {line}\n")
     live = store.live()
     jobs = jobs_of(store, plan["suite"], keys)
     saved = {path.stem for path in store.checkpoints_dir.glob("*.pt")}

@@ -26,7 +26,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 TOGETHER = ("tests/slurm/test_real.py", "tests/test_ranks.py", "tests/test_page.py")
 
 # What a machine may honestly lack. Any other skip hides a test that should have run.
-TOLERATED = ("needs a GPU", "needs pdflatex", "needs Chromium", "needs a SLURM")
+TOLERATED = (
+    "needs a GPU",
+    "needs pdflatex",
+    "needs Chromium",
+    "needs a SLURM",
+    "needs real photographs",
+)
 
 
 @pytest.fixture(scope="module")

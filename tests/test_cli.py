@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -101,6 +102,27 @@ def test_unwritable_folders(
         capsys, tmp_path, default=False,
     )  # fmt: skip
     assert str(tmp_path / "file" / "sub") in line and option in line
+
+
+def test_a_dry_run_moves_nothing_and_a_newer_record_is_not_trained_over(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    what = ["table1", "--methods", "backprop", "--architectures", "mlp-2x500", "--seeds", "1"]
+    where = ["--results-dir", str(tmp_path / "r"), "--report-dir", str(tmp_path / "p")]
+    assert run.main([*what, *where, "--dry-run"]) == 0
+    (key,) = re.findall(r"^to run +(\w+)", capsys.readouterr().out, flags=re.MULTILINE)
+    path = tmp_path / "r/records" / f"{key}.json"
+    path.parent.mkdir(parents=True)
+    for content in ('{"schema": 1, "tor', '{"schema": 99}'):
+        path.write_text(content)
+        assert run.main([*what, *where, "--dry-run"]) == 0
+        assert "1 to do" in capsys.readouterr().out
+        assert path.read_text() == content
+    with pytest.raises(SystemExit) as end:
+        run.main([*what, *where])
+    line = capsys.readouterr().err
+    assert end.value.code == 2 and "schema 99 is newer" in line and "--results-dir" in line
+    assert path.read_text() == '{"schema": 99}'
 
 
 def test_fresh_shows_what_it_would_train(
@@ -202,8 +224,9 @@ def test_main_job_end_to_end(tmp_path: Path) -> None:
     victim.write_text(victim.read_text()[:100])
     mended = _run(tmp_path)
     assert mended.returncode == 0 and "4 on record, 1 to run" in mended.stdout
-    assert victim.name in mended.stderr and "set aside" in mended.stderr
-    assert json.loads(victim.read_text())["metrics"] == before["metrics"]
+    assert victim.name in mended.stderr and "unreadable record" in mended.stderr
+    after = json.loads(victim.read_text())
+    assert after["metrics"] == before["metrics"] and "moved to" in after["warnings"][-1]
     assert len(list((tmp_path / "r/set-aside").iterdir())) == 1
 
     from tests.test_contract import PLUGIN

@@ -29,7 +29,7 @@ from suites.images.pictures import Photographs, Pictures
 
 load_builtin()
 
-REAL = Path(__file__).parents[2] / "shared" / "data" / "imagenette-sample"
+REAL = "imagenette-sample"  # in the folder of real datasets
 
 
 def photograph(width: int, height: int, seed: int = 0, mode: str = "RGB") -> Image.Image:
@@ -63,20 +63,41 @@ def test_the_evaluation_crop_is_that_of_torchvision(
     assert np.array_equal(evaluation_crop(path, size), expected)
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason=f"no {REAL}")
-def test_real_photographs_and_labels_are_those_of_torchvision() -> None:
+def as_torchvision_has_it(root: Path, n_classes: int) -> None:
+    """Files, labels and pixels of a class folder are those of torchvision's ImageFolder."""
     from torchvision.datasets import ImageFolder
 
     usual = T.Compose([T.Resize(256), T.CenterCrop(224)])
-    found = folders.read("imagenette-sample", REAL.parent, 10)
+    found = folders.read(root.name, root.parent, n_classes)
     for part, mine in (("train", found.train), ("val", found.val)):
-        theirs = ImageFolder(str(REAL / part), usual)
+        theirs = ImageFolder(str(root / part), usual)
         assert list(found.classes) == theirs.classes
         assert [str(mine.root / p) for p in mine.paths] == [p for p, _ in theirs.samples]
         assert list(mine.labels) == theirs.targets
         for i in range(0, len(theirs), 7):
             pixels = evaluation_crop(mine.root / mine.paths[i], 224)
             assert np.array_equal(pixels, np.asarray(theirs[i][0]))
+
+
+def test_files_and_labels_are_those_of_torchvision(tmp_path: Path) -> None:
+    """In every format that torchvision takes, under names whose order is not that of numbers."""
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    assert set(folders.SUFFIXES) == set(IMG_EXTENSIONS)
+    kinds = {"jpg": "JPEG", "pgm": "PPM", "tif": "TIFF"}
+    for part in ("train", "val"):
+        for name in ("n2", "n10", "Cat"):
+            for i, suffix in enumerate(folders.SUFFIXES):
+                kind = kinds.get(suffix[1:], suffix[1:].upper())
+                path = tmp_path / "pictures" / part / name / f"{i}{suffix.upper() if i else suffix}"
+                save(path, photograph(40 + i, 50, mode="L" if suffix == ".pgm" else "RGB"), kind)
+    as_torchvision_has_it(tmp_path / "pictures", 3)
+
+
+def test_real_photographs_and_labels_are_those_of_torchvision(data_dir: Path) -> None:
+    if not (data_dir / REAL).is_dir():
+        pytest.skip(f"needs real photographs: {data_dir / REAL}")
+    as_torchvision_has_it(data_dir / REAL, 10)
 
 
 def test_other_formats_under_the_name_of_jpeg(tmp_path: Path) -> None:

@@ -43,13 +43,18 @@ def features(n_values: int = 200) -> list[Features]:
 
 
 def test_linear_probe_is_logistic_regression(monkeypatch: pytest.MonkeyPatch) -> None:
-    """scikit-learn's, on the same features: the same minimum, and accuracy within 0.3 points."""
+    """scikit-learn's, on the same features: accuracy within 0.3 points, and the same minimum.
+
+    At the weakest strengths the steps end before the minimum, where the loss on new images only
+    grows: there it may be lower than scikit-learn's.
+    """
     from sklearn.linear_model import LogisticRegression
 
     train, val, test = features()
     x, x_test = map(probes.standardisation(train[0]), (train[0], test[0]))
-    for strength in (1.0, 1e-2, 1e-3):
-        monkeypatch.setattr(probes, "STRENGTHS", (strength,))
+    for i, strength in enumerate(path := probes.STRENGTHS):
+        monkeypatch.setattr(probes, "STRENGTHS", path[: i + 1])
+        monkeypatch.setattr(probes, "best_of", lambda tried: list(tried)[-1])
         ours = probes.linear(train, val, test, 10)
         theirs = LogisticRegression(C=1 / (len(x) * strength), max_iter=2000, tol=1e-8)
         theirs.fit(x.double().numpy(), train[1].numpy())
@@ -57,7 +62,10 @@ def test_linear_probe_is_logistic_regression(monkeypatch: pytest.MonkeyPatch) ->
         chances = theirs.predict_log_proba(x_test.double().numpy())
         loss = -float(np.mean(chances[np.arange(len(test[1])), test[1].numpy()]))
         assert abs(ours.test.right - right) <= 0.3
-        assert ours.test.loss == pytest.approx(loss, rel=2e-3)
+        if strength >= 1e-3:
+            assert ours.test.loss == pytest.approx(loss, rel=2e-3)
+        else:
+            assert 0.8 * loss < ours.test.loss < 1.02 * loss
 
 
 def test_strength_is_chosen_on_validation() -> None:
@@ -167,6 +175,25 @@ def test_source_and_target_of_one_folder_under_other_names(tmp_path: Path) -> No
     request = options.resolve(args, "", [], "cpu")
     with pytest.raises(RequestError, match="both are photographs of"):
         preflight.check_data(request, Store(tmp_path / "r"), root, False, False)
+
+
+def test_a_target_without_validation_images_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the source is trained on: there is nothing to choose block and strength on."""
+    request = expand(table3.SUITE, "quick", "", ["backprop"], architectures=["mlp-2x500"])
+    whole = datasets.load
+    check = (request, Store(tmp_path / "r"), None, False, False)
+    assert set(preflight.check_data(*check)) == {"digits-0to4", "digits-5to9"}
+
+    def without(name: str, *rest: Any) -> datasets.Data:
+        data = whole(name, *rest)
+        none = data.val[0][:0], data.val[1][:0]
+        return dataclasses.replace(data, val=none) if name == "digits-5to9" else data
+
+    monkeypatch.setattr(datasets, "load", without)
+    with pytest.raises(RequestError, match="digits-5to9: none of its"):
+        preflight.check_data(*check)
 
 
 def test_few_have_equal_numbers_and_are_nested() -> None:

@@ -84,7 +84,8 @@ def test_points_of_older_sources_are_told(tmp_path: Path) -> None:
 def test_the_page_leads_to_the_table_with_the_chosen_settings(tmp_path: Path) -> None:
     path = tuned_file(tmp_path)
     page = page_of(Store(tmp_path / "r"), tmp_path)
-    assert f"python -m suites.run table1 --profile quick --tuned {path}" in page
+    places = "--methods backprop hff --architectures mlp-2x500"
+    assert f"python -m suites.run table1 {places} --tuned {path}" in page
     capped = run_request(*FEW, "--tuned", str(path))
     assert [t["points"] for t in capped.plan["tuned"]] == [2, 2]
 

@@ -120,7 +120,7 @@ class Sweep:
             arrays, entries = self._look()
             queued = alive(arrays, entries).keys()
             bury(self.store, self.arrays, self.jobs, arrays, entries)
-            fields = ("key", "status", "finished_at", "timings")
+            fields = ("key", "status", "started_at", "finished_at", "timings")
             records = self.store.read(self.jobs, fields=fields).records
             open_keys = {k for k in self.jobs if not _finished(records.get(k))} - queued
             live = self.store.live().keys() & open_keys  # of a run on another machine, say

@@ -87,11 +87,15 @@ def run(
 
     try:
         # only the holder of the lease may look: another process may just have finished the cell
-        finished = store.read([key]).records.get(key)
+        found = store.read([key], set_aside=True)
+        finished = found.records.get(key)
         if finished is not None and finished["status"] in FINAL:
             return Outcome(finished["status"], finished["reason"])
+        if found.newer:
+            return Outcome("failed", found.newer[0])
         checkpoint = Checkpoint(store, job.cell)
         record = attempt(job, checkpoint, stop, report)
+        record["warnings"] = [*record["warnings"], *found.unreadable]
         if store.publish(record) is None:
             in_vain = "in vain: another process has published its record first"
             record["warnings"] = [*record["warnings"], in_vain]

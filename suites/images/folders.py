@@ -17,7 +17,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm")
+# as torchvision's ImageFolder has them: the same files are the dataset for both
+SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+WNID = re.compile(r"n\d{8}")
 # What tells the classes of validation images that lie all in one folder: Kaggle's, Tiny-ImageNet's,
 # a list of "name label", and that of ILSVRC2012's development kit, whose numbers need its meta.mat.
 TRUTHS = (
@@ -260,15 +262,15 @@ def _development_kit(truth: Path) -> dict[int, str]:
 
 
 def _words(root: Path, classes: Sequence[str]) -> tuple[str, ...]:
-    """What the classes mean: from the list in the folder, or torchvision's if all are there."""
+    """What the classes mean: from the list in the folder, or torchvision's for ImageNet-1k."""
     for folder in (root, root.parent):
         if (folder / NAMES).is_file():
             told = dict(line.split(" ", 1) for line in _lines(folder / NAMES) if " " in line)
             return tuple(told.get(wnid, wnid).split(",")[0].strip() for wnid in classes)
-    if len(classes) == 1000:
-        from torchvision.models._meta import _IMAGENET_CATEGORIES
+    if len(classes) == 1000 and all(map(WNID.fullmatch, classes)):
+        from torchvision.models import ResNet18_Weights
 
-        return tuple(_IMAGENET_CATEGORIES)
+        return tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
     return tuple(classes)
 
 

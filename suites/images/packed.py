@@ -168,8 +168,9 @@ def pack(
         told = folder / "broken.txt"
         write_atomically(told, "".join(f"{line}\n" for line in broken))
         raise DatasetError(
-            f"{len(broken)} photographs cannot be decoded; mend or delete them, and go on with the "
-            f"same command; all are listed in {told}, the first: {broken[0]}"
+            f"{len(broken)} photographs cannot be decoded; mend them, or delete them (those behind "
+            "one are then decoded again), and go on with the same command; all are listed in "
+            f"{told}, the first: {broken[0]}"
         )
     (folder / "broken.txt").unlink(missing_ok=True)
     n_classes = len(photographs.classes)

@@ -69,6 +69,7 @@ def linear(
 
     Minimises mean CE(W x + b, y) + λ/2 ‖W‖² by L-BFGS, from strong to weak λ, each from where the
     last one ended; the λ with the highest accuracy on `val` is taken, the stronger one of equals.
+    Each λ has `MOST_STEPS` steps: weak ones end before their minimum, in favour of new images.
 
     Args:
         alive: called once for each look at the data; may raise to stop.

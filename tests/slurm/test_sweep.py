@@ -25,6 +25,7 @@ from suites.engine import engine
 from suites.engine.plugins import load_methods
 from suites.engine.trial import Job
 from suites.request import expand
+from tests.records import make_record
 from tests.slurm.conftest import Fake
 
 load_methods([])
@@ -199,6 +200,16 @@ def test_cells_of_one_source_share_a_job_and_its_time(tmp_path: Path) -> None:
     assert [[job.cell.seed for job in pack] for pack in found] == [[0, 0], [1, 1]]
     apart, second = (packing._guess(jobs[0].cell, Site(), {}, pretrained=p) for p in (False, True))
     assert second < 0.5 * apart
+
+
+def test_cells_without_training_have_taken_their_time_too() -> None:
+    """Audits and costs count no seconds of training; the time that they held a node is known."""
+    record = make_record() | {
+        "timings": {"train_images_per_s": 1e3, "eval_images_per_s": 1e4},
+        "started_at": "2026-03-01T10:00:00+00:00", "finished_at": "2026-03-01T10:05:30+00:00",
+    }  # fmt: skip
+    assert packing.minutes_of(record) == pytest.approx(packing.START_MINUTES + 5.5)
+    assert packing.minutes_of(make_record()) < packing.START_MINUTES + 0.1
 
 
 def test_jobs_that_wait_for_help_are_named(sweep: Sweep, fake: Fake) -> None:
