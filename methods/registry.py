@@ -8,13 +8,13 @@ import importlib
 import importlib.metadata
 import importlib.util
 import pkgutil
+import re
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
 from methods.base import Method
-from methods.space import Range
+from methods.space import Choice, check_space
 
 ENTRY_POINT_GROUP = "bpfree.methods"
 
@@ -36,32 +36,30 @@ def register(cls: type[Method]) -> type[Method]:
             raise PluginError(f"method {cls.__qualname__} does not set `{attribute}`")
     if not dataclasses.is_dataclass(cls.Config):
         raise PluginError(f"{cls.__qualname__}.Config must be a (frozen) dataclass")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", cls.name):  # a word of the command line
+        raise PluginError(
+            f"{cls.name!r} is no name for a method: small letters, digits and hyphens"
+        )
     for field in dataclasses.fields(cls.Config):
         if field.default is field.default_factory is dataclasses.MISSING:
             raise PluginError(f"{cls.Config.__qualname__}.{field.name} needs a default")
-    _check_space(cls)
+    if not isinstance(cls.traits.readouts, tuple):
+        raise PluginError(f"{cls.__qualname__}: traits.readouts must be a tuple, as in ('last',)")
+    try:
+        fields = [field.name for field in dataclasses.fields(cls.Config)]
+        check_space(f"{cls.__qualname__}.space", cls.space, fields)
+        for name, values in cls.space.items():
+            default = getattr(cls.Config(), name)
+            if isinstance(values, Choice) and not values.holds(default):
+                raise ValueError(
+                    f"{cls.__qualname__}.space[{name!r}] lacks the default, {default!r}"
+                )
+    except ValueError as error:
+        raise PluginError(str(error)) from error
     old = METHODS.setdefault(cls.name, cls)
     if old is not cls:
         raise PluginError(f"method name {cls.name!r} is already taken by {old.__module__}")
     return cls
-
-
-def _check_space(cls: type[Method]) -> None:
-    """Raises PluginError for a search space that is not one of the Config's fields."""
-    if not isinstance(cls.space, Mapping):
-        raise PluginError(f"{cls.__qualname__}.space must be a dictionary: field -> range")
-    known = [field.name for field in dataclasses.fields(cls.Config)]
-    for name, values in cls.space.items():
-        if name not in known:
-            raise PluginError(
-                f"{cls.__qualname__}.space has {name!r}, which is no field of "
-                f"{cls.Config.__qualname__}; it has {', '.join(known)}"
-            )
-        if not isinstance(values, Range):
-            raise PluginError(
-                f"{cls.__qualname__}.space[{name!r}] must be a LogUniform, Uniform or Choice of "
-                "methods.space"
-            )
 
 
 def load_builtin() -> None:

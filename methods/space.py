@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,7 +83,9 @@ class Choice(Range):
 
     def __init__(self, *values: Any) -> None:
         if len(values) < 2:
-            raise ValueError("a choice is between two values or more")
+            raise ValueError(
+                "a choice is between two values or more, each an argument: Choice(16, 32)"
+            )
         self.values = values
 
     def at(self, u: float) -> Any:
@@ -93,6 +96,23 @@ class Choice(Range):
 
     def as_dict(self) -> dict[str, Any]:
         return {"scale": "choice", "values": list(self.values)}
+
+
+def check_space(of: str, space: object, fields: Sequence[str]) -> None:
+    """Proves that a search space is ranges of some fields.
+
+    Raises:
+        ValueError: it is none; the message begins with what it is `of`.
+    """
+    if not isinstance(space, Mapping):
+        raise ValueError(f"{of} must be a dictionary: field -> range")
+    for name, values in space.items():
+        if name not in fields:
+            raise ValueError(f"{of} has {name!r}, which is no setting; it has {', '.join(fields)}")
+        if not isinstance(values, Range):
+            raise ValueError(
+                f"{of}[{name!r}] must be a LogUniform, Uniform or Choice of methods.space"
+            )
 
 
 def _rounded(value: float) -> float:

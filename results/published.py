@@ -107,6 +107,8 @@ def parse(line: Line, where: str) -> Published:
         accuracy, std = float(line["accuracy_pct"]), line["std"]
         if not 0 <= accuracy <= 100:
             raise ValueError(f"{accuracy:g} is no accuracy in percent")
+        if 0 < accuracy <= 1:
+            raise ValueError(f"{accuracy:g} looks like a share of 1: an accuracy is in percent")
         if std and not 0 <= float(std) <= 100:
             raise ValueError(f"{std} is no spread in percentage points")
         return Published(

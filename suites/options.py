@@ -22,7 +22,7 @@ from suites.engine.execution import CHOICES
 from suites.engine.plugins import load_methods
 from suites.images import folders, sample
 from suites.request import Request, expand
-from suites.suite import RequestError, Suite, choose, rows_of
+from suites.suite import RequestError, Suite, check, choose, rows_of
 from suites.transfer import weights
 from suites.transfer.weights import WeightsError
 
@@ -261,6 +261,7 @@ def suite_of(args: argparse.Namespace) -> Suite:
     if args.suite is None:
         raise RequestError("say which suite to run, e.g. table1, or --list")
     suite = SUITES[choose("suite", [args.suite], list(SUITES))[0]]
+    check(suite)
     if args.datasets is None:
         suite = of_class_folder(suite, args)
     check_rows(args.methods or (), suite)

@@ -109,6 +109,8 @@ class Display:
             text += f", {accuracy:.2f} % on {SPLITS.get(job.told, job.told)}"
         if outcome.reason:
             text += f" ({outcome.reason})"
+        if outcome.status == "failed" and job.log.is_file():
+            text += f", more in {job.log}"
         self.console.print(
             f"{text}, {time.monotonic() - self._begun:.0f} s since the start",
             markup=False,

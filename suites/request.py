@@ -462,7 +462,9 @@ def _chosen_rows(
     suite: Suite, profile: Profile, methods: Sequence[str] | None, extra_methods: Sequence[str]
 ) -> list[Row]:
     if methods is None:
-        return rows_of(dict.fromkeys([*(profile.methods or suite.methods), *extra_methods]))
+        standing = rows_of(profile.methods or suite.methods)
+        served = {row.method for row in standing}  # a suite of the user's may have rows of them
+        return standing + rows_of(name for name in extra_methods if name not in served)
     rows = rows_of(dict.fromkeys([*suite.methods, *extra_methods]))
     # the suite's own first, in their order, and with their settings
     own = {row.id: row for row in rows}

@@ -89,7 +89,10 @@ def show_tuning(table: Table, found: Sequence[Tuning], console: Console) -> None
         ]
         for column in table.columns
     }
-    title = f"validation accuracy in percent, best of {table.plan['tuning']['points']} points"
+    title = (
+        f"validation accuracy in percent, best of {table.plan['tuning']['points']} points (above "
+        "the untuned settings by)"
+    )
     _print_in_parts(console, title, [row.label for row in table.rows], columns)
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from methods import METHODS
-from methods.space import Range
+from methods.base import resolve_config
+from methods.space import Range, check_space
+from suites.engine.architectures import ARCHITECTURES
 from suites.engine.cell import Kind, Protocol
+from suites.engine.datasets import DATASETS
 
 MOST_NAMED = 12  # in a message of one line
 
@@ -105,6 +109,40 @@ class Suite:
     )
     comparisons: tuple[tuple[str, str], ...] = ()
     top5: bool = False
+
+
+def check(suite: Suite) -> None:
+    """Proves that a suite's own names and settings are right, in all its profiles.
+
+    Raises:
+        RequestError: what its author has to mend.
+    """
+    for name, profile in suite.profiles.items():
+        for kind, names, known in (
+            ("dataset", profile.datasets, DATASETS),
+            ("architecture", profile.architectures, ARCHITECTURES),
+        ):  # fmt: skip
+            if isinstance(names, str):
+                raise RequestError(
+                    f"suite {suite.name!r}, profile {name!r}: {kind}s must be a tuple of names, "
+                    f"as in ({names!r},)"
+                )
+            choose(kind, [n for n in names if not known.knows(n)], list(known))
+    listed = [suite.methods, *(p.methods for p in suite.profiles.values() if p.methods)]
+    for rows in map(rows_of, listed):
+        for row in rows:
+            where = f"suite {suite.name!r}, row {row.id!r}"
+            choose("method", [row.method], list(METHODS))
+            if sum(other.id == row.id for other in rows) > 1:
+                raise RequestError(f"{where}: two rows have this id")
+            try:
+                config = resolve_config(METHODS[row.method], row.settings)
+                fields = [field.name for field in dataclasses.fields(config)]
+                check_space("its space", row.space, fields)
+            except (TypeError, ValueError) as error:
+                raise RequestError(f"{where}: {error}") from error
+            if fixed := [field for field in row.space if field in row.settings]:
+                raise RequestError(f"{where}: its settings fix {fixed[0]!r}, which its space tunes")
 
 
 def rows_of(methods: Iterable[str | Row]) -> list[Row]:

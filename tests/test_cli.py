@@ -338,3 +338,33 @@ def test_files_with_a_suite_that_is_none(
     path = tmp_path / "mytable.py"
     path.write_text(MYTABLE.replace(*change))
     assert words in refused(["table1", "--dry-run", "--plugin", str(path)], capsys, tmp_path)
+
+
+ROW = 'Row("wide", "HFF, wide", "hff", {"margin": 0.4}, {"lr": LogUniform(1e-3, 0.1)})'
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (('"hff", {', '"hhf", {'), "unknown method 'hhf': did you mean 'hff'"),
+        (('"margin": 0.4', '"margim": 0.4'), "row 'wide': method 'hff' has no setting 'margim'"),
+        (('"lr": Log', '"rl": Log'), "row 'wide': its space has 'rl', which is no setting"),
+        (("LogUniform(1e-3, 0.1)", "(1e-3, 0.1)"), "must be a LogUniform, Uniform or Choice"),
+        (('"lr": Log', '"margin": Log'), "its settings fix 'margin', which its space tunes"),
+        (('"wide", "HFF', '"backprop", "HFF'), "row 'backprop': two rows have this id"),
+        (('("mlp-2x500",)', '("mlp-2x500")'), "must be a tuple of names, as in ('mlp-2x500',)"),
+        (("mlp-2x500", "mlp-2x5oo"), "unknown architecture 'mlp-2x5oo': did you mean"),
+    ],
+)
+def test_a_suite_whose_author_has_to_mend_something(
+    change: tuple[str, str], words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(catalogue, "SUITES", known := dict(catalogue.SUITES))
+    monkeypatch.setattr(options, "SUITES", known)
+    text = MYTABLE.replace('"hff"', ROW).replace("import Suite", "import Row, Suite")
+    text = "from methods.space import LogUniform\n" + text
+    assert change[0] in text
+    (tmp_path / "mytable.py").write_text(text.replace(*change))
+    where = ["--dry-run", "--plugin", str(tmp_path / "mytable.py")]
+    assert words in refused(["mytable", *where], capsys, tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 from methods import Task
 from suites.engine import augmentation, datasets
 from suites.engine.datasets import DatasetError, load, prepare
+from suites.engine.registry import Registry
 from suites.engine.seeds import generator
 
 
@@ -80,6 +82,13 @@ def test_augmentation_happens_before_standardisation() -> None:
     images = torch.full((64, 1, 8, 8), 255, dtype=torch.uint8)
     x = prepare(augmented(images, "crop2"), task)
     assert set(x.unique().tolist()) == {-2.0, 2.0}
+
+
+def test_a_name_stands_for_one_thing() -> None:
+    """A second data set of a name would be reported under the number of the first."""
+    digits = datasets.DATASETS["digits"]
+    with pytest.raises(ValueError, match="'digits' is registered twice"):
+        Registry([digits, dataclasses.replace(digits, sha256=None)], lambda name: None)
 
 
 def test_missing_data_says_where_and_what_to_do(tmp_path: Path) -> None:

@@ -160,7 +160,8 @@ def test_every_row_of_table_1_can_be_tuned() -> None:
 @pytest.mark.parametrize(
     ("space", "words"),
     [
-        ('{"rate": LogUniform(1e-4, 1e-2)}', ["'rate'", "no field of Config", "lr"]),
+        ('{"rate": LogUniform(1e-4, 1e-2)}', ["'rate'", "no setting", "lr"]),
+        ('{"lr": Choice(0.1, 0.2)}', ["'lr'", "lacks the default, 0.001"]),
         ('{"lr": 0.1}', ["'lr'", "LogUniform"]),
         ("[1]", ["dictionary"]),
     ],
@@ -177,7 +178,7 @@ def test_a_space_that_cannot_be_tuned_is_refused(
 PLUGIN = """
 from dataclasses import dataclass
 from methods import Method, Traits, register
-from methods.space import LogUniform
+from methods.space import Choice, LogUniform
 
 @dataclass(frozen=True)
 class Config:
@@ -191,6 +192,22 @@ class Mine(Method):
     def train_step(self, x, y, phase, progress): ...
     def logits(self, x, readout="last", rng=None): ...
 """
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (('"mine", "Mine"', '"my rule", "Mine"'), "'my rule' is no name for a method"),
+        (("Traits(True)", 'Traits(True, readouts="last")'), "readouts must be a tuple"),
+        (("    {space}", "    space = {'lr': Choice((1e-3, 1e-2))}"), "each an argument"),
+    ],
+)
+def test_declarations_that_would_mean_something_else(
+    change: tuple[str, str], words: str, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(PLUGIN.replace(*change).replace("{space}", ""))
+    with pytest.raises(PluginError, match=words):
+        load_file(tmp_path / "mine.py")
 
 
 def test_a_method_without_a_space_is_told(
@@ -239,6 +256,15 @@ def test_the_search_space_of_a_method_makes_no_record_stale(tmp_path: Path) -> N
         tuned_too = head + text.replace("    def scaled(", space)
         assert "LogUniform(" in tuned_too
         assert plugin_sha(tmp_path / f"{n}" / "a.py", tuned_too) == before
+
+
+def test_a_table_and_published_numbers_beside_a_method_make_no_record_stale(
+    tmp_path: Path,
+) -> None:
+    before = plugin_sha(tmp_path / "a.py", MEMBERS)
+    for n, more in enumerate(('PUBLISHED = "98.7"', 'PUBLISHED = "98.8"', "SUITE = print()")):
+        assert plugin_sha(tmp_path / f"{n}" / "a.py", f"{MEMBERS}\n{more}\n") == before
+    assert plugin_sha(tmp_path / "b" / "a.py", f"{MEMBERS}\nRATE = 2\n") != before
 
 
 def test_what_stands_beside_a_search_space_counts(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from reports.build import read
 from reports.markdown import render
 from results import Store
 from results.published import published
+from suites import options, run, tune
 from tests import reference
 
 ROOT = Path(__file__).parent.parent
@@ -37,6 +39,22 @@ def test_there_are_some_and_a_plan_asks_for_each() -> None:
 def test_their_plans_know_todays_sources() -> None:
     """Else their pages would show what other sources have made as today's."""
     assert reference.outdated() == {}, "call `python -m tests.reference`, and commit the plans"
+
+
+@pytest.mark.parametrize("suite", sorted(PLANS))
+def test_their_commands_still_ask_for_these_cells(suite: str) -> None:
+    """A page prints them, cell by cell, for who wants to run one again.
+
+    Of a tuning, this also holds the points: a field that pushed others aside would move them.
+    """
+    plan = PLANS[suite]
+    assert plan is not None
+    _, _, module, *words = shlex.split(plan["command"])
+    parser, resolve = {
+        "suites.run": (run.parser, options.resolve), "suites.tune": (tune.parser, tune.resolve),
+    }[module]  # fmt: skip
+    request = resolve(parser().parse_args(words), plan["command"], [], "cpu")
+    assert {cell["key"] for cell in plan["cells"]} <= {w.cell.key for w in request.wanted}
 
 
 @pytest.mark.parametrize("key", KEYS)

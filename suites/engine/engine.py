@@ -215,4 +215,4 @@ def accident(job: Job, status: str, reason: str) -> Record:
     """The record of a cell whose process did not live to write one (killed, lost, timeout)."""
     store = Store(job.results_dir)
     trial = Trial(job, torch.device("cpu"), Checkpoint(store, job.cell))
-    return record_of(trial, status, reason, last_lines(store.root / f"logs/{job.cell.key}.log"))
+    return record_of(trial, status, reason, last_lines(job.log))

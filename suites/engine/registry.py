@@ -24,7 +24,10 @@ class Registry(dict[str, T]):
     """
 
     def __init__(self, things: Iterable[T], family: Callable[[str], T | None]) -> None:
-        super().__init__((thing.name, thing) for thing in things)
+        super().__init__()
+        for thing in things:
+            if self.setdefault(thing.name, thing) is not thing:
+                raise ValueError(f"the name {thing.name!r} is registered twice")
         self._family = family
 
     def __missing__(self, name: str) -> T:

@@ -32,6 +32,8 @@ from methods import BlockStyle, Method
 from suites.engine import datasets
 from suites.engine.architectures import ARCHITECTURES
 
+# what a file of the user's may hold beside its method: no line of it runs in a cell
+NO_CODE = ("PUBLISHED", "SUITE")
 # kind of cell -> (file, definition) that the work starts from
 ALL = (
     ("methods.base", "Method"), ("methods.blocks", "Block"), ("methods.blocks", "Blocks"),
@@ -154,7 +156,10 @@ def used(kind: str, method: type[Method]) -> dict[str, str]:
     own = {cls.__module__ for cls in method.__mro__ if _counts(cls.__module__)} - {"methods.base"}
     names = {Name(*root) for root in ROOTS[kind]}
     for module in own:
-        names |= {Name(module, name) for name in _source(module).definitions if "." not in name}
+        defined = _source(module).definitions
+        names |= {Name(module, name) for name in defined if "." not in name} - {
+            Name(module, name) for name in NO_CODE
+        }
     return _reached(names)
 
 

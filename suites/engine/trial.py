@@ -65,6 +65,11 @@ class Job:
     ranks: int = 1  # processes that share its mini-batches
     told: str = "test"  # the split whose accuracy the user is told when the cell has ended
 
+    @property
+    def log(self) -> Path:
+        """The file that what it prints goes to."""
+        return Path(self.results_dir) / "logs" / f"{self.cell.key}.log"
+
     def on(self, device: str) -> Job:
         """The same on another device."""
         return dataclasses.replace(self, device=device)

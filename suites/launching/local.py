@@ -299,7 +299,7 @@ def _work(
         if alone:
             pipe.send(_recorded(job, "failed", alone))
             continue
-        with _output_to(Path(job.results_dir) / "logs" / f"{job.cell.key}.log"):
+        with _output_to(job.log):
             if job.ranks > 1:
                 ready = functools.partial(_get_ready, threads, plugins)
                 outcome = group.run(job, devices, ready, stop, others)
