@@ -9,8 +9,9 @@ from reports.tuning import budget_sentence
 
 PROBED = (
     "Linear probes on the features of networks that were trained on the source and then stand "
-    "still. Block and regularisation are chosen on the target's validation split, which is cut "
-    "from its training set; its test set is read once for each block."
+    "still. Block, regularisation (\u03bb of 1, 0.1, \u2026 1e-7), and the number of nearest "
+    "neighbours (1, 5 or 20) are chosen on the target's validation split, which is cut from its "
+    "training set; its test set is read once for each block."
 )
 
 TUNED = (
@@ -68,6 +69,25 @@ def count_text(table: Table) -> str:
     return f"{text}; {n['stale']} stale; {plural(n['unsupported'], 'pair')} not supported."
 
 
+def _sizes(table: Table) -> str:
+    """'Images for test (and validation): digits 359 (144), by chance 10 % right.'"""
+    found: dict[str, str] = {}
+    for _, column, run in table.runs:
+        metrics = (run.record or {}).get("metrics") or {}
+        n = {
+            split: next((m["n"] for m in metrics.get(split, {}).values() if m.get("n")), None)
+            for split in ("test", "val")
+        }
+        if run.status == "ok" and n["test"]:
+            text = f"{column.dataset} {n['test']}" + (f" ({n['val']})" if n["val"] else "")
+            if column.n_classes:
+                text += f", by chance {100 / column.n_classes:.3g} % right"
+            found.setdefault(column.dataset, text)
+    if not found:
+        return ""
+    return f"Images for test (and validation): {'; '.join(found.values())}."
+
+
 def caption(table: Table) -> list[str]:
     """The sentences of the caption, in order, as plain text."""
     numbers = sorted({c.n_wanted for c in table.cells.values() if c.n_wanted})
@@ -98,6 +118,10 @@ def caption(table: Table) -> list[str]:
     if said := budget_sentence(table):
         sentences.append(said)
     top = "lowest" if lower_is_better(table.metric) else "highest"
+    if sizes := _sizes(table):
+        sentences.append(sizes)
+    if any(c.state == "unwanted" for c in table.cells.values()):
+        sentences.append("\u2013: not part of this table.")
     if any(c.best for c in table.cells.values()):
         sentences.append(f"Bold: {top} mean of a column, among entries with all wanted seeds ok.")
     if any(c.tied for c in table.cells.values()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -35,7 +36,11 @@ def pareto_panels(table: Table) -> list[Panel]:
     for draw in (draw_against_time, draw_against_memory):
         names = PARETO[draw.__name__][0]
         columns = [c for c in table.columns if len(_points(table, c, names)) > 1]
-        found += panels(table, columns, draw, (4.4, 2.9))
+        against = "training time" if draw is draw_against_time else "peak memory"
+        found += [
+            replace(panel, title=f"{panel.title}, against {against}")
+            for panel in panels(table, columns, draw, (4.4, 2.9))
+        ]
     order = {column.id: i for i, column in enumerate(table.columns)}
     return sorted(found, key=lambda panel: order[panel.column.id] if panel.column else 0)
 

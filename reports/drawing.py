@@ -28,6 +28,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (5, 1.4, 1.2, 1.4)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
 INK, MUTED, RULE = "#1a1a1a", "#6e6e6f", "#d9d9da"
+MOST = 100.4  # ends an axis of accuracies in percent: room for a marker at 100, no tick above
 PNG_DPI = 180
 HOLLOW: dict[str, Any] = {"markerfacecolor": "none"}  # some of the seeds are not ok
 _VARIABLES = {c: f"var(--c{i})" for i, c in enumerate(COLOURS)} | {
@@ -103,7 +104,8 @@ def panels(
                 figure.draw_without_rendering()
                 place = axes.get_position()
                 figure.set_layout_engine("none")
-                place.x0 += 0.02  # for a longer number in another panel
+                place.x0 += 0.02  # for a longer number in another panel,
+                place.x1 -= 0.02  # at either end
             axes.set_position(place)
             title = f"{column.dataset}, {column.label}"
             found.append(Panel(title, svg(figure, f"{draw.__name__}-{column.id}"), column))

@@ -23,6 +23,7 @@ from reports.drawing import (
     COLOURS,
     HOLLOW,
     INK,
+    MOST,
     MUTED,
     Draw,
     Panel,
@@ -38,6 +39,7 @@ from reports.speed import scalings
 from reports.table import Column, Row, Table
 
 MOST_TICKS = 100  # of single seeds: more are a smear
+WORDS = {"unsupported": "not supported", "unwanted": "not in this table"}  # others as they are
 LEAST_SPAN = 1.0  # percentage points on an axis: on less, chance would look large
 
 
@@ -102,7 +104,7 @@ def draw_accuracy(axes: Axes, table: Table, column: Column) -> None:
         cell = table.cell(row, column)
         if cell.estimate is None:
             axes.annotate(
-                "not supported" if cell.state == "unsupported" else cell.state,
+                WORDS.get(cell.state, cell.state),
                 (0.015, i), xycoords=("axes fraction", "data"), va="center",
                 color=MUTED, fontsize=7.5, fontstyle="italic",
             )  # fmt: skip
@@ -140,7 +142,7 @@ def draw_accuracy(axes: Axes, table: Table, column: Column) -> None:
         low, high = axes.get_xlim()
         room = max(0.0, LEAST_SPAN - (high - low)) / 2
         # an interval of a few seeds may claim more than is possible
-        axes.set_xlim(low - room, min(high + room, 101.0))
+        axes.set_xlim(low - room, min(high + room, MOST))
     axes.set_xlabel(metric_text(table))
 
 

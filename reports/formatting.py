@@ -134,6 +134,12 @@ def first_line(text: object, otherwise: str = "no reason recorded") -> str:
     return str(text or "").strip().partition("\n")[0] or otherwise
 
 
+def numbered(text: str) -> list[tuple[str, int]]:
+    """To sort by: words as they are, and numbers in them by size."""
+    parts = re.split(r"(\d+)", text)
+    return [(word, int(n)) for word, n in zip(parts[::2], [*parts[1::2], "0"], strict=True)]
+
+
 def plural(n: int, noun: str) -> str:
     """'1 seed', '3 seeds'."""
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

@@ -29,6 +29,7 @@ from reports.formatting import (
     estimate_text,
     first_line,
     number,
+    numbered,
     plural,
     published_text,
     setting_text,
@@ -310,7 +311,9 @@ def _readouts(table: Table) -> list[dict[str, Any]]:
         values = [cell.readouts.get("test", {}) for cell in cells]
         known = {f"{name}{of}": i for i, name in enumerate(row.readouts) for of in ("", TOP5)}
         found = {name for of_column in values for name in of_column}
-        for readout in sorted(found, key=lambda name: (known.get(name, len(known)), name)):
+        for readout in sorted(
+            found, key=lambda name: (known.get(name, len(known)), numbered(name))
+        ):
             lines.append(
                 {
                     "row": row,

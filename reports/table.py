@@ -178,6 +178,7 @@ class Column:
     axes: Mapping[str, float] = field(default_factory=dict)  # what a cost is drawn against
     published_as: str = ""  # the dataset as papers name it, where that is another name
     readout: str = ""  # of all methods here, as where they are fine-tuned; "" for each its own
+    n_classes: int = 0  # of the dataset; 0 in plans that do not tell
 
 
 @dataclass(frozen=True)

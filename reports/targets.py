@@ -12,14 +12,31 @@ SHARE = 0.98  # of the best final validation accuracy in the column
 
 
 def target(table: Table, column: Column) -> float | None:
-    """Validation accuracy in percent that counts as reached; None while no cell is whole."""
+    """Validation accuracy in percent that counts as reached; None while no cell is whole.
+
+    None also where what may be missing to the best is less than one validation image.
+    """
     finals = [
         sum(values) / len(values)
         for row in table.rows
         if table.cell(row, column).state == "ok"  # the seeds that are left may be the good ones
         and (values := [v for run in _ok(table.cell(row, column)) if (v := _last(run)) is not None])
     ]
-    return SHARE * max(finals) if finals else None
+    if not finals or (1 - SHARE) * max(finals) < 100 / max(_n_val(table, column), 1):
+        return None
+    return SHARE * max(finals)
+
+
+def _n_val(table: Table, column: Column) -> int:
+    """The least number of validation images of any run."""
+    numbers = [
+        metrics["n"]
+        for row in table.rows
+        for run in _ok(table.cell(row, column))
+        for metrics in (run.record or {})["metrics"].get("val", {}).values()
+        if metrics.get("n")
+    ]
+    return min(numbers, default=0)
 
 
 def seconds_to(cell: Cell, accuracy_pct: float) -> float | None:

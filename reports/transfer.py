@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from reports.drawing import COLOURS, Draw, Panel, line_style, panels
+from reports.drawing import COLOURS, MOST, Draw, Panel, line_style, panels
 from reports.statistics import Estimate
 from reports.table import Cell, Column, Table
 
@@ -41,12 +42,19 @@ def _found(cell: Cell, name: re.Pattern[str]) -> list[tuple[int, Estimate]]:
 
 def draw_depth(axes: Axes, table: Table, column: Column) -> None:
     """A line per method over its blocks: mean over seeds, in a band from lowest to highest."""
-    for i, row in enumerate(table.rows):
-        _line(axes, i, _found(table.cell(row, column), BLOCK))
-    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
-    low, high = axes.get_xlim()
-    axes.set_xlim(min(low, 0.5), max(high, 1.5))  # one block is a point, and no range
-    axes.set_xlabel("Block")
+    lines = [_found(table.cell(row, column), BLOCK) for row in table.rows]
+    depths = {len(points) for points in lines if points}
+    if len(depths) > 1:  # else the shorter ones would be squeezed into a corner
+        for i, points in enumerate(lines):
+            _line(axes, i, [(block / len(points), value) for block, value in points])
+        axes.set_xlabel("Block, as a share of all of the method")
+    else:
+        for i, points in enumerate(lines):
+            _line(axes, i, points)
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        low, high = axes.get_xlim()
+        axes.set_xlim(min(low, 0.5), max(high, 1.5))  # one block is a point, and no range
+        axes.set_xlabel("Block")
     _accuracy_axis(axes)
 
 
@@ -69,11 +77,11 @@ def draw_labels(axes: Axes, table: Table, column: Column) -> None:
 
 def _accuracy_axis(axes: Axes) -> None:
     low, high = axes.get_ylim()
-    axes.set_ylim(low, min(high, 101.0))  # around a single value there is room for the impossible
+    axes.set_ylim(low, min(high, MOST))  # around a single value there is room for the impossible
     axes.set_ylabel("Test accuracy, %")
 
 
-def _line(axes: Axes, index: int, points: list[tuple[int, Estimate]]) -> None:
+def _line(axes: Axes, index: int, points: Sequence[tuple[float, Estimate]]) -> None:
     if not points:
         return
     x = [place for place, _ in points]

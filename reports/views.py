@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from reports.caption import metric_text
-from reports.formatting import count, estimate_text, number, signed
+from reports.formatting import count, estimate_text, number, numbered, signed
 from reports.statistics import Estimate, estimate
 from reports.table import Cell, Row, Table
 
@@ -166,4 +166,4 @@ def _readouts(table: Table, split: str) -> list[str]:
     """Every readout of any method, in the order in which methods name them."""
     named = dict.fromkeys(name for row in table.rows for name in row.readouts)
     held = {name for cell in table.cells.values() for name in cell.readouts.get(split, ())}
-    return [n for n in named if n in held] + sorted(held - named.keys())
+    return [n for n in named if n in held] + sorted(held - named.keys(), key=numbered)

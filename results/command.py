@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import re
 import shutil
 import sys
 import textwrap
@@ -16,9 +18,16 @@ class Parser(argparse.ArgumentParser):
         if "description" in options:
             width = shutil.get_terminal_size().columns - 2
             options["description"] = textwrap.fill(options["description"], width)
-        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+        # no short forms: --seed for --seeds would mean something else than it says
+        super().__init__(
+            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options
+        )
 
     def error(self, message: str) -> NoReturn:
+        if unknown := re.match(r"unrecognized arguments: (--[\w-]+)", message):
+            flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
+            close = difflib.get_close_matches(unknown[1], flags, n=1)
+            message += f"; did you mean {close[0]}?" if close else ""
         fail(f"{message} (python -m {self.prog.removeprefix('python -m ')} --help explains)")
 
 

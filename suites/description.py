@@ -15,7 +15,8 @@ from suites.transfer import measure as transfer
 # of a row that has no epoch anywhere: what its method says of learning is not about it
 UNTRAINED: dict[str, Any] = {
     "source": "", "local": None, "feedback": "", "equations": "", "differs": [],
-    "description": "The initial weights, without any training on the source.",
+    "description": "The initial weights, without any training on the source; fine-tuned, they are "
+    "a network that backprop has trained on the target alone.",
 }  # fmt: skip
 
 

@@ -48,7 +48,8 @@ def check_ranks(ranks: int, request: Request, n_gpus: int | None = None) -> None
         return
     if n_gpus is not None and ranks > n_gpus:
         raise RequestError(
-            f"--ranks {ranks}: each process needs a GPU of its own, and there are {n_gpus}"
+            f"--ranks {ranks}: each process needs a GPU of its own, and there are {n_gpus} (a job "
+            f"on a cluster gets --gpus {ranks})"
         )
     if request.suite.kind != "train":
         name = request.suite.name

@@ -214,7 +214,8 @@ def expand(
         "profile": profile_name,
         "profile_note": profile.note
         + (" Every method has its default settings." if profile.tuned and not chosen else "")
-        + _changes(profile, datasets, of_transfer, architectures, seeds, changed),
+        + _changes(profile, datasets, of_transfer, architectures, seeds, changed)
+        + _part(suite, profile, rows),
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
         "headline": dict(suite.headline),
@@ -232,6 +233,12 @@ def expand(
                 "seed": w.cell.seed,
                 "code_sha": w.cell.code_sha(),
             }
+            # the training on the source has a checkpoint of its own
+            | (
+                {"begins": w.cell.pretraining().key}
+                if w.cell.reads_source and w.cell.protocol.epochs
+                else {}
+            )
             for w in wanted
         ],
         "unsupported": unsupported,
@@ -350,6 +357,7 @@ def _places(
             column: dict[str, Any] = {
                 "id": f"{dataset}/{architecture}", "dataset": dataset,
                 "architecture": architecture, "protocol": {},
+                "n_classes": DATASETS[dataset].n_classes,
             }  # fmt: skip
             if (folder := whole_folder(dataset)) is not None:
                 column["published_as"] = folder
@@ -451,6 +459,13 @@ def _changes(
         if differs
     ]
     return f" Here with {'; '.join(told)} instead of the profile's own." if told else ""
+
+
+def _part(suite: Suite, profile: Profile, rows: Sequence[Row]) -> str:
+    """A sentence for the page where some of the profile's rows were not asked for."""
+    whole = [row.id for row in rows_of(profile.methods or suite.methods)]
+    n_asked = len({row.id for row in rows} & set(whole))
+    return f" {n_asked} of its {plural(len(whole), 'row')}." if n_asked < len(whole) else ""
 
 
 def audit_cell(method: str, settings: Mapping[str, Any], architecture: str) -> Cell:

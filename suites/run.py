@@ -159,17 +159,19 @@ def carry_out(
         for wanted in request.wanted:
             store.supersede(wanted.cell.key)
     todo, n_stale = remaining(request, store)
-    jobs = jobs_of(args, request, todo, device)
+    # two places of a table may be one cell: to be trained once, and counted once
+    jobs = list({job.cell.key: job for job in jobs_of(args, request, todo, device)}.values())
+    n_cells = len({wanted.cell.key for wanted in request.wanted})
     # From what was asked for, not from what is left: the number of threads of a worker follows
     # from it, and sums over threads round differently. So the same command gives the same bits.
     n_asked = max(len(request.wanted), len(request.plan["cells"]))  # --only runs some of them
     workers = args.workers or local.default_workers(device, n_asked, args.ranks)
     if request.suite.kind == "cost":
         workers = 1  # what runs beside it would be timed as well
-    n_done = len(request.wanted) - len(jobs)
+    places = f" in {len(request.wanted)} places" if n_cells < len(request.wanted) else ""
     console.print(
-        f"{request.suite.name}, profile {request.profile}: {plural(len(request.wanted), 'cell')}, "
-        f"{n_done} on record, {len(jobs)} to run on {device} with {workers} "
+        f"{request.suite.name}, profile {request.profile}: {plural(n_cells, 'cell')}{places}, "
+        f"{n_cells - len(jobs)} on record, {len(jobs)} to run on {device} with {workers} "
         f"worker{'s' if workers > 1 else ''}"
         + (f" of {args.ranks} processes" if args.ranks > 1 else ""),
         highlight=False,
@@ -186,7 +188,7 @@ def carry_out(
             with display:
                 launcher.run(jobs, display.end, display.tick)
         except KeyboardInterrupt:
-            left = len(remaining(request, store)[0])
+            left = len({wanted.cell.key for wanted in remaining(request, store)[0]})
             if not left:
                 console.print(
                     "interrupted; all cells are on record, and the same command writes the report",
@@ -194,7 +196,7 @@ def carry_out(
                 )
                 return 130
             console.print(
-                f"interrupted: {len(request.wanted) - left} of {len(request.wanted)} cells are on "
+                f"interrupted: {n_cells - left} of {n_cells} cells are on "
                 "record; the same command goes on with the others from where they were"
                 + (" (without --fresh)" if args.fresh else ""),
                 highlight=False,

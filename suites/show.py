@@ -30,7 +30,7 @@ def show_table(table: Table, console: Console) -> None:
         for column in table.columns
     }
     title = f"{table.plan['title']}: {metric_text(table)}"
-    _print_in_parts(console, title, [row.label for row in table.rows], columns)
+    print_in_parts(console, title, [row.label for row in table.rows], columns)
     if said := quiet(table):
         console.print(said)
     for comparison in comparisons(table):
@@ -43,14 +43,14 @@ def show_table(table: Table, console: Console) -> None:
             for i, way in enumerate(comparison.ways)
         }
         labels = [f"{column.dataset} {column.label}" for column, _, _ in comparison.entries]
-        _print_in_parts(console, title, labels, columns)
+        print_in_parts(console, title, labels, columns)
 
 
 def _entry(cell: Cell) -> str:
     return estimate_text(cell.estimate) if cell.estimate else STATES.get(cell.state, cell.state)
 
 
-def _print_in_parts(
+def print_in_parts(
     console: Console, title: str, labels: Sequence[str], columns: Mapping[str, Sequence[str]]
 ) -> None:
     """A text table, cut into several where its columns are more than the terminal has room for.
@@ -93,7 +93,7 @@ def show_tuning(table: Table, found: Sequence[Tuning], console: Console) -> None
         f"validation accuracy in percent, best of {table.plan['tuning']['points']} points (above "
         "the untuned settings by)"
     )
-    _print_in_parts(console, title, [row.label for row in table.rows], columns)
+    print_in_parts(console, title, [row.label for row in table.rows], columns)
 
 
 def _best(t: Tuning) -> str:
@@ -114,8 +114,9 @@ def show_list(console: Console, suites: Mapping[str, Suite]) -> None:
             ("profile", "datasets", "architectures", "seeds", "what for"),
         )
         for name, profile in suite.profiles.items():
+            datasets = ", ".join(profile.datasets) or "your class folder"
             table.add_row(
-                name, ", ".join(profile.datasets), ", ".join(profile.architectures),
+                name, datasets, ", ".join(profile.architectures),
                 str(profile.seeds), profile.note,
             )  # fmt: skip
         console.print(table)

@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table as TextTable
 
 from reports.formatting import plural
 from reports.plan import PlanError, check_plan
@@ -27,6 +25,7 @@ from slurm import queue
 from slurm.arrays import Arrays, alive
 from slurm.queue import Entry, SlurmError
 from suites.command import Parser, add_results_dir, exit_with, fail, stored_plan
+from suites.show import print_in_parts
 
 FIELDS = (
     "status",
@@ -178,22 +177,23 @@ def _show_table(
     plan: Plan, states: Mapping[tuple[str, str], Counter[str]], console: Console
 ) -> None:
     legend = "stale: made by older sources" if any(c["stale"] for c in states.values()) else None
-    title = escape(f"{plan['suite']}, profile {plan['profile']}: {plan['command']}")
-    table = TextTable(title=title, title_justify="left", caption=legend, caption_justify="left")
-    table.add_column("")
-    for column in plan["columns"]:
-        table.add_column(column["id"])
     gaps = {(gap["row"], gap["column"]) for gap in plan["unsupported"]}
-    for row in plan["rows"]:
-        texts = []
-        for column in plan["columns"]:
-            where = (row["id"], column["id"])
-            counts = states.get(where, Counter())
-            texts.append(
-                "cannot" if where in gaps else ", ".join(f"{n} {s}" for s, n in counts.items())
-            )
-        table.add_row(row["label"], *texts)
-    console.print(table, markup=False)
+
+    def text(row: str, column: str) -> str:
+        counts = states.get((row, column), Counter())
+        return (
+            "cannot" if (row, column) in gaps else ", ".join(f"{n} {s}" for s, n in counts.items())
+        )
+
+    title = f"{plan['suite']}, profile {plan['profile']}: {plan['command']}"
+    columns = {
+        # the name of a data set over that of the network, as in the table of results
+        column["id"].replace("/", "\n", 1): [text(row["id"], column["id"]) for row in plan["rows"]]
+        for column in plan["columns"]
+    }
+    print_in_parts(console, title, [row["label"] for row in plan["rows"]], columns)
+    if legend:
+        console.print(legend, highlight=False)
 
 
 def _state(
@@ -214,7 +214,7 @@ def _state(
         return "queued"
     if record is not None:
         return str(record["status"])
-    return "interrupted" if key in saved else "missing"
+    return "interrupted" if {key, cell.get("begins")} & saved else "missing"
 
 
 def _show_failure(record: Record, store: Store, console: Console) -> None:

@@ -187,7 +187,7 @@ def choose(kind: str, wanted: Sequence[str] | None, known: Sequence[str]) -> lis
         return list(known)
     for name in wanted:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
             hint = f"did you mean {close[0]!r}? " if close else ""
             if kind in ("method", "suite"):
                 hint += f"a {kind} of your own needs --plugin FILE.py; "

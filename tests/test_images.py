@@ -329,7 +329,7 @@ def test_numbers_in_a_list_count_in_all_classes(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_taken_for_no_other(photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="is not a imagenette2/"):
+    with pytest.raises(DatasetError, match="is not that folder itself"):
         datasets.load("imagenette2-32px-jpeg", photos / "digit-photos", 0.1)
     (tmp_path / "imagenette2").symlink_to(photos / "digit-photos")
     assert folders.only_one(tmp_path) == ("imagenette2", 10)

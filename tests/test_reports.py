@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 
 from reports import build as build_module
+from reports import targets
 from reports.assemble import build_table
 from reports.build import ReportError, build, main
 from reports.caption import caption, counts
 from reports.drilldown import MOST_SEEDS, drilldowns
-from reports.formatting import estimate_text, number, signed, when
+from reports.formatting import estimate_text, number, numbered, signed, when
 from reports.frame import to_frame, to_short_csv
 from reports.html import render as render_html
 from reports.latex import escape
@@ -90,6 +91,44 @@ def test_only_whole_cells_can_be_best(tmp_path: Path) -> None:
     table = build_module.read("table1", store, nothing)
     assert [row for (row, _), cell in table.cells.items() if cell.best] == ["backprop"]
     assert "\\mathbf{97.10}" in render_latex(table) or "\\mathbf{97.1}" in render_latex(table)
+
+
+def test_of_single_seeds_none_is_best(tmp_path: Path) -> None:
+    """What another seed would bring is not known: bold would say more than there is."""
+    for seeds, marked in ((1, 0), (2, 1)):
+        records = [
+            make_record(row, accuracy=value, seed=seed)
+            for row, value in (("backprop", 14.0), ("hff", 10.0)) for seed in range(seeds)
+        ]  # fmt: skip
+        store = filled(tmp_path / str(seeds), make_plan(("backprop", "hff"), seeds=seeds), records)
+        table = build_module.read("table1", store, nothing)
+        assert sum(cell.best for cell in table.cells.values()) == marked
+        assert ("Bold" in " ".join(caption(table))) == marked
+
+
+def test_the_caption_says_how_many_images_and_what_chance_is(tmp_path: Path) -> None:
+    plan = make_plan(("hff",), ("digits/mlp-2x500", "cifar100/vgg8b"), seeds=1)
+    plan["columns"][0]["n_classes"] = 10
+    records = [make_record("hff", column["id"], seed=0) for column in plan["columns"]]
+    table = build_module.read("table1", filled(tmp_path, plan, records), nothing)
+    said = "digits 360 (360), by chance 10 % right; cifar100 360 (360)."
+    assert f"Images for test (and validation): {said}" in " ".join(caption(table))
+
+
+def test_no_target_where_one_image_decides_on_it(tmp_path: Path) -> None:
+    """98 % of the best is within one of five validation images: everybody would reach it."""
+    plan = make_plan(("hff", "ff"), seeds=1)
+    for n, reached in ((360, True), (5, False)):
+        records = [make_record(row, seed=0) for row in ("hff", "ff")]
+        for record in records:
+            record["metrics"]["val"] = {"last": {"accuracy_pct": 97.0, "loss": 0.1, "n": n}}
+        table = build_module.read("table1", filled(tmp_path / str(n), plan, records), nothing)
+        assert (targets.target(table, table.columns[0]) is not None) == reached
+
+
+def test_numbers_in_names_are_sorted_by_size() -> None:
+    names = ["linear, block 10", "linear, block 9", "linear", "linear, block 1"]
+    assert sorted(names, key=numbered) == [names[2], names[3], names[1], names[0]]
 
 
 def test_ties_are_marked_only_where_seeds_cannot_tell(tmp_path: Path) -> None:

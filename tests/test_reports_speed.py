@@ -265,7 +265,8 @@ def test_time_to_a_target_is_a_median_like_the_costs_beside_it(tmp_path: Path) -
 def test_the_front_joins_what_nothing_beats(tmp_path: Path) -> None:
     table = trained(tmp_path, {row: [(1.0, 90.0)] for row in ("a", "b")})
     panels = cost_figures.pareto_panels(table)
-    assert [panel.title for panel in panels] == ["digits, mlp-2x500"]  # memory is not known here
+    # memory is not known here
+    assert [panel.title for panel in panels] == ["digits, mlp-2x500, against training time"]
     assert "training, s" in panels[0].svg
 
 

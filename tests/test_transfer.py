@@ -17,7 +17,7 @@ from torch import Tensor
 from methods import Method, load_builtin
 from results.lease import Lease
 from results.store import Store
-from suites import options, preflight, run, table3
+from suites import options, preflight, run, status, table3
 from suites.engine import datasets, engine, evaluation
 from suites.engine.cell import Cell, Protocol
 from suites.engine.trial import Job, Trial
@@ -324,6 +324,21 @@ def test_stopped_in_pretraining_and_gone_on_with(tmp_path: Path, trained: list[s
         engine.run(job(tmp_path / folder, cell()))
     one, other = record(tmp_path / "a", cell()), record(tmp_path / "b", cell())
     assert one["metrics"] == other["metrics"] and len(trained) == 3
+
+
+def test_status_knows_of_the_checkpoint_of_a_pretraining(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has a key of its own, and is what the cell goes on from."""
+    request = expand(table3.SUITE, "quick", "", ["random", "hff"], seeds=1)
+    store = Store(tmp_path)
+    store.prepare()
+    store.write_plan(request.plan)
+    begins = [w.cell.pretraining().key for w in request.wanted if w.cell.protocol.epochs]
+    (store.checkpoints_dir / f"{begins[0]}.pt").touch()
+    assert status.main(["table3", "--results-dir", str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert "1 interrupted" in out and f"{len(request.wanted) - 1} missing" in out
 
 
 def test_who_finds_another_at_the_pretraining_waits(

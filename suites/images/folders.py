@@ -118,9 +118,10 @@ def find(name: str, data_dir: Path | None) -> tuple[Path, Path | None]:
         return whole, chosen
     if (data_dir / "train").is_dir() and name in (data_dir.name, data_dir.resolve().name):
         return data_dir, None
+    part = f"; a part of ImageNet may be named by its wnids in {chosen}, beside {whole}"
     raise DatasetError(
-        f"dataset {name!r}: no {data_dir / name / 'train'}, and {data_dir} is not a {name}/ with "
-        f"train/; a part of ImageNet may be named by its wnids in {chosen}, beside {whole}"
+        f"dataset {name!r}: there is no {data_dir / name / 'train'}, and --data-dir {data_dir} is "
+        "not that folder itself" + part * (data_dir / name != whole)
     )
 
 
