@@ -40,6 +40,7 @@ class Entry:
     newest: str | None = None
     picture: Panel | None = None
     files: tuple[tuple[str, str], ...] = ()
+    note: str = ""  # of its profile, and of what part of it was asked for
     failures: str = "failures"  # where the page lists them
 
     @property
@@ -56,7 +57,8 @@ def entry_of(table: Table, paths: Sequence[Path]) -> Entry:
     )  # fmt: skip
     return Entry(
         suite, "", table.plan["title"], table.plan["profile"], counts(table), table.newest,
-        _picture(table), files, "points" if table.kind == KIND else "failures",
+        _picture(table), files, str(table.plan.get("profile_note") or ""),
+        "points" if table.kind == KIND else "failures",
     )  # fmt: skip
 
 

@@ -6,7 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from results.record import FINAL
+from reports.formatting import plural
+from results.record import FINAL, RecordError
 from results.store import HEAD, Store
 from suites.engine.trial import Job
 from suites.request import Request, Wanted
@@ -38,6 +39,23 @@ def remaining(request: Request, store: Store, fresh: bool = False) -> tuple[list
         else:
             n_stale += record["code_sha"] != wanted.cell.code_sha()
     return todo, n_stale
+
+
+def store_plan(request: Request, store: Store) -> str:
+    """Stores what is asked for; a note where a request with other cells is no more the last one."""
+    try:
+        before = store.read_plan(request.plan["suite"])
+    except RecordError:
+        before = None  # nobody could have read it
+    store.write_plan(request.plan)
+    left = {cell["key"] for cell in (before or {}).get("cells", ())}
+    left -= {cell["key"] for cell in request.plan["cells"]}
+    if not before or not left:
+        return ""
+    return (
+        f"`reports.build` makes the page of this request from now on; the one before, with "
+        f"{plural(len(left), 'other cell')}, was: {before['command']}"
+    )
 
 
 def not_ok(request: Request, store: Store) -> list[str]:

@@ -36,6 +36,8 @@ class Display:
         self._drawn = 0.0
         self._rows: dict[str, TaskID] = {}
         wide = console.width >= 104  # else what is left matters most
+        # of a line for the name of its cell: bar, "epoch 10/20, val 97.5 %" and times need the rest
+        self._room = max(16, console.width - (76 if wide else 50))
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24 if wide else 8),
@@ -80,7 +82,10 @@ class Display:
             note = f"epoch {sign['epoch']}/{sign['epochs']}"
             note += "" if val is None else f", val {val:.1f} %"
             if key not in self._rows:
-                self._rows[key] = self._bars.add_task(job.label, total=sign["steps"], note=note)
+                name = job.label
+                if len(name) > self._room:
+                    name = name[: self._room - 1] + "\u2026"
+                self._rows[key] = self._bars.add_task(name, total=sign["steps"], note=note)
             self._bars.update(self._rows[key], completed=sign["step"], note=note)
 
     def _read(self, key: str) -> dict[str, Any] | None:

@@ -22,7 +22,7 @@ from slurm import site
 from suites import options, preflight
 from suites.catalogue import SUITES
 from suites.command import Parser, exit_with, fail
-from suites.jobs import STALE, jobs_of, not_ok, remaining
+from suites.jobs import STALE, jobs_of, not_ok, remaining, store_plan
 from suites.launching import local
 from suites.progress import Display
 from suites.request import Request
@@ -178,7 +178,8 @@ def carry_out(
     )
     if n_stale:
         console.print(STALE.format(n_stale), highlight=False)
-    store.write_plan(request.plan)
+    if note := store_plan(request, store):
+        console.print(note, markup=False, highlight=False)
     if jobs:
         signal.signal(signal.SIGTERM, _interrupt)
         signal.signal(signal.SIGHUP, _interrupt)  # the terminal is gone

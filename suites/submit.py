@@ -22,7 +22,7 @@ from suites.catalogue import SUITES
 from suites.cluster.packing import packs
 from suites.cluster.sweep import Sweep, require
 from suites.command import Parser, command_on, exit_with, fail
-from suites.jobs import STALE, jobs_of, not_ok, remaining
+from suites.jobs import STALE, jobs_of, not_ok, remaining, store_plan
 from suites.progress import Display
 from suites.request import Request
 from suites.show import show_dry_run, show_list
@@ -141,7 +141,8 @@ def prepare(
     preflight.check_shares(args.ranks, request, sweep.sizes)
     if args.fresh:
         _supersede(request, sweep)
-    store.write_plan(request.plan)
+    if note := store_plan(request, store):
+        console.print(note, markup=False, highlight=False)
     console.print(
         f"{request.suite.name}, profile {request.profile}: {plural(len(request.wanted), 'cell')}, "
         f"{len(request.wanted) - len(todo)} on record; jobs of {plural(where.cpus, 'core')}, "

@@ -16,7 +16,11 @@ import torch
 from reports import build as reports
 from results.store import Store
 from suites import catalogue, options, run, status
+from suites.engine.plugins import load_methods
+from suites.jobs import store_plan
+from suites.request import expand
 
+load_methods([])
 ROOT = Path(__file__).parent.parent
 
 
@@ -128,6 +132,19 @@ def test_a_dry_run_moves_nothing_and_a_newer_record_is_not_trained_over(
     line = capsys.readouterr().err
     assert end.value.code == 2 and "schema 99 is newer" in line and "--results-dir" in line
     assert path.read_text() == '{"schema": 99}'
+
+
+def test_a_part_that_takes_the_place_of_the_whole_says_so(tmp_path: Path) -> None:
+    """The page of the whole is not built again by `reports.build`, which knows one request."""
+    store = Store(tmp_path)
+    store.prepare()
+    whole, part = (
+        expand(catalogue.SUITES["table1"], "quick", f"python {methods}", methods)
+        for methods in (["hff", "ff"], ["hff"])
+    )
+    assert store_plan(whole, store) == store_plan(whole, store) == ""
+    assert "other cells, was: python ['hff', 'ff']" in store_plan(part, store)
+    assert store_plan(whole, store) == ""
 
 
 def test_fresh_shows_what_it_would_train(
