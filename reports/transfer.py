@@ -47,7 +47,7 @@ def draw_depth(axes: Axes, table: Table, column: Column) -> None:
     if len(depths) > 1:  # else the shorter ones would be squeezed into a corner
         for i, points in enumerate(lines):
             _line(axes, i, [(block / len(points), value) for block, value in points])
-        axes.set_xlabel("Block, as a share of all of the method")
+        axes.set_xlabel("Block, as a share of the method's blocks")
     else:
         for i, points in enumerate(lines):
             _line(axes, i, points)
