@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from results.store import Store
 from slurm.arrays import Arrays, Task
 from slurm.site import Site
+from suites.images import sample
 from suites.launching import local
 from tests.slurm.cluster import Cluster
 from tests.slurm.works import Note
@@ -32,8 +34,8 @@ PATIENCE_S = 240
 HELD = [*SLEEPY, "--epochs", "80"]  # six minutes while it is held, seconds when it is let go
 
 
-def command(module: str, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", f"suites.{module}", "table1", *arguments]
+def command(module: str, *arguments: str, suite: str = "table1") -> list[str]:
+    return [sys.executable, "-m", f"suites.{module}", suite, *arguments]
 
 
 @pytest.fixture
@@ -65,10 +67,10 @@ def run(arguments: list[str], environment: dict[str, str]) -> subprocess.Complet
     )
 
 
-def records(folder: Path) -> dict[str, dict[str, Any]]:
+def records(folder: Path, suite: str = "table1") -> dict[str, dict[str, Any]]:
     """The finished records, by key; every file must be whole."""
     store = Store(folder)
-    plan = store.read_plan("table1")
+    plan = store.read_plan(suite)
     assert plan is not None
     found = store.read(cell["key"] for cell in plan["cells"])
     assert not found.unreadable
@@ -370,27 +372,31 @@ def test_faults_lose_nothing(
 def test_a_cell_on_two_nodes(
     slurm: Cluster, environment: dict[str, str], held: Path, tmp_path: Path
 ) -> None:
-    """One process on each; it is put back into the queue, and goes on there bit for bit."""
-    what = [*HELD, "--seeds", "1", "--ranks", "2"]
+    """One process on each; it is put back into the queue in the middle of an epoch.
+
+    It goes on bit for bit, with the photographs of that epoch that are left.
+    """
+    what = [*SLEEPY, "--datasets", "digit-photos-32px-jpeg-c10", "--data-dir",
+            str(sample.make(tmp_path / "data")), "--epochs", "40", "--ranks", "2"]  # fmt: skip
     results, here = tmp_path / "results", tmp_path / "here"
     there = ["--results-dir", str(results), "--nodes", "2", "--cpus", "1", "--minutes", "5"]
-    submit = command("submit", *what, *there, "--wait")
+    submit = command("submit", *what, *there, "--wait", suite="table4")
     with following(submit, environment, tmp_path / "log") as follower:
         (key,) = until("it trains", lambda: at_work(results))
         running = slurm.run("squeue", "-h", "-t", "running", "-o", "%N").split()
         slurm.run("scancel", "--signal=USR2", job_of(results, key, slurm))
         until("it is put back", lambda: ends_of_jobs(results)["requeued"])
+        kept = torch.load(results / f"checkpoints/{key}.pt", weights_only=True)["progress"]
         held.unlink()
         assert follower.wait(240) == 0, logs(results)
-    peace = run(
-        command("run", *what, "--results-dir", str(here), "--report-dir", str(tmp_path / "page")),
-        environment,
-    )
+    where = ["--results-dir", str(here), "--report-dir", str(tmp_path / "page")]
+    peace = run(command("run", *what, *where, suite="table4"), environment)
     assert peace.returncode == 0, peace.stderr
-    found = records(results)
+    found = records(results, "table4")
+    assert kept["step"] % 28 != 0  # of the 28 mini-batches of an epoch
     assert running == ["n[1-2]"] and found[key]["sessions"] == 2
     assert found[key]["environment"]["processes"] == 2
-    assert numbers(found) == numbers(records(here))
+    assert numbers(found) == numbers(records(here, "table4"))
     assert [said["end"] for said in diaries(results)] == ["requeued", "done"]
 
 
