@@ -49,7 +49,7 @@ def imagenet(dataset: str, architecture: str) -> Protocol:
 
 SUITE = Suite(
     name="table4",
-    title="Photographs: ImageNet-1k and its parts",
+    title="Photographs: ImageNet-1k, a part of it, or a class folder",
     methods=(
         *("backprop", "deep-supervision"),
         *("layerwise", "decoupled", PREDSIM, "hff", "mono-forward"),
