@@ -40,20 +40,19 @@ def register(cls: type[Method]) -> type[Method]:
         raise PluginError(
             f"{cls.name!r} is no name for a method: small letters, digits and hyphens"
         )
-    for field in dataclasses.fields(cls.Config):
+    fields = dataclasses.fields(cls.Config)
+    for field in fields:
         if field.default is field.default_factory is dataclasses.MISSING:
             raise PluginError(f"{cls.Config.__qualname__}.{field.name} needs a default")
     if not isinstance(cls.traits.readouts, tuple):
         raise PluginError(f"{cls.__qualname__}: traits.readouts must be a tuple, as in ('last',)")
     try:
-        fields = [field.name for field in dataclasses.fields(cls.Config)]
-        check_space(f"{cls.__qualname__}.space", cls.space, fields)
+        space, defaults = f"{cls.__qualname__}.space", cls.Config()
+        check_space(space, cls.space, [field.name for field in fields])
         for name, values in cls.space.items():
-            default = getattr(cls.Config(), name)
+            default = getattr(defaults, name)
             if isinstance(values, Choice) and not values.holds(default):
-                raise ValueError(
-                    f"{cls.__qualname__}.space[{name!r}] lacks the default, {default!r}"
-                )
+                raise ValueError(f"{space}[{name!r}] lacks the default, {default!r}")
     except ValueError as error:
         raise PluginError(str(error)) from error
     old = METHODS.setdefault(cls.name, cls)

@@ -10,7 +10,6 @@ missing.
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import shlex
 import sys
@@ -21,7 +20,7 @@ from reports.assemble import build_table
 from reports.plan import PlanError, asked_for_by
 from reports.table import Lookup, Published, Table
 from reports.tuning import KIND, tunings
-from results.command import Parser, one_line, refuse, trouble, warn
+from results.command import Parser, closest, one_line, refuse, trouble, warn
 from results.files import write_atomically
 from results.published import parse
 from results.published import published as on_file
@@ -184,9 +183,8 @@ def _no_plan(suite: str, store: Store) -> str:
     if not store.root.is_dir():
         return f"no folder {store.root}; give the folder of the records with --results-dir"
     known = sorted(path.stem for path in store.plans_dir.glob("*.json"))
-    close = difflib.get_close_matches(suite, known, n=1, cutoff=0.8)
-    if close:
-        return f"no plan of suite {suite!r} in {store.plans_dir}; did you mean {close[0]!r}?"
+    if close := closest(suite, known, 0.8):
+        return f"no plan of suite {suite!r} in {store.plans_dir}; did you mean {close!r}?"
     if known:
         return (
             f"no plan of suite {suite!r} in {store.plans_dir}; stored: {', '.join(known)}; "

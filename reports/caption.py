@@ -73,16 +73,18 @@ def _sizes(table: Table) -> str:
     """'Images for test (and validation): digits 359 (144), by chance 10 % right.'"""
     found: dict[str, str] = {}
     for _, column, run in table.runs:
+        if run.status != "ok" or column.dataset in found:
+            continue  # one run tells, and there may be very many
         metrics = (run.record or {}).get("metrics") or {}
         n = {
             split: next((m["n"] for m in metrics.get(split, {}).values() if m.get("n")), None)
             for split in ("test", "val")
         }
-        if run.status == "ok" and n["test"]:
+        if n["test"]:
             text = f"{column.dataset} {n['test']}" + (f" ({n['val']})" if n["val"] else "")
             if column.n_classes:
                 text += f", by chance {100 / column.n_classes:.3g} % right"
-            found.setdefault(column.dataset, text)
+            found[column.dataset] = text
     if not found:
         return ""
     return f"Images for test (and validation): {'; '.join(found.values())}."

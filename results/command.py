@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 import textwrap
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 
@@ -26,8 +27,8 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if unknown := re.match(r"unrecognized arguments: (--[\w-]+)", message):
             flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
-            close = difflib.get_close_matches(unknown[1], flags, n=1)
-            message += f"; did you mean {close[0]}?" if close else ""
+            close = closest(unknown[1], flags)
+            message += f"; did you mean {close}?" if close else ""
         fail(f"{message} (python -m {self.prog.removeprefix('python -m ')} --help explains)")
 
 
@@ -45,6 +46,11 @@ def refuse(message: str) -> int:
 def warn(message: str) -> None:
     """One line, and the program goes on."""
     sys.stderr.write(f"warning: {one_line(message)}\n")
+
+
+def closest(name: str, known: Iterable[str], alike: float = 0.6) -> str:
+    """The known name that was probably meant, or "" where none is alike enough (0 to 1)."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=alike)), "")
 
 
 def one_line(text: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import shlex
 import signal
 import sys
@@ -14,6 +13,7 @@ from typing import NoReturn
 import suites
 from reports.plan import asked_for_by
 from results.command import Parser as Parser
+from results.command import closest
 from results.command import fail as fail
 from results.record import RecordError
 from results.store import Plan, Store
@@ -60,10 +60,10 @@ def stored_plan(store: Store, suite: str) -> Plan:
         fail(str(error))
     if plan is None:
         stored = sorted(path.stem for path in store.plans_dir.glob("*.json"))
-        close = difflib.get_close_matches(suite, stored, n=1)
+        close = closest(suite, stored)
         fail(
             f"no request of {suite!r} is stored in {store.root}"
-            + (f"; did you mean {close[0]!r}?" if close else "")
+            + (f"; did you mean {close!r}?" if close else "")
             + (f" (there are: {', '.join(stored)})" if stored else "")
             + f"; start one with `{asked_for_by(suite)}`, or point --results-dir elsewhere"
         )

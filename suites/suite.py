@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from methods import METHODS
 from methods.base import resolve_config
 from methods.space import Range, check_space
+from results.command import closest
 from suites.engine.architectures import ARCHITECTURES
 from suites.engine.cell import Kind, Protocol
 from suites.engine.datasets import DATASETS
@@ -187,8 +187,8 @@ def choose(kind: str, wanted: Sequence[str] | None, known: Sequence[str]) -> lis
         return list(known)
     for name in wanted:
         if name not in known:
-            close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
-            hint = f"did you mean {close[0]!r}? " if close else ""
+            close = closest(name.lower(), known, 0.5)
+            hint = f"did you mean {close!r}? " if close else ""
             if kind in ("method", "suite"):
                 hint += f"a {kind} of your own needs --plugin FILE.py; "
             listed = ", ".join(known) if len(known) <= MOST_NAMED else "see --list"

@@ -327,11 +327,15 @@ SUITE = Suite(
 """
 
 
-def test_a_suite_of_the_users_own(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def more_suites(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test adds to the suites goes again with it."""
     monkeypatch.setattr(catalogue, "SUITES", known := dict(catalogue.SUITES))
     monkeypatch.setattr(options, "SUITES", known)
+
+
+@pytest.mark.usefixtures("more_suites")
+def test_a_suite_of_the_users_own(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "mytable.py"
     path.write_text(MYTABLE)
     where = ["--plugin", str(path), "--results-dir", str(tmp_path / "r")]
@@ -378,12 +382,10 @@ ROW = 'Row("wide", "HFF, wide", "hff", {"margin": 0.4}, {"lr": LogUniform(1e-3, 
         (("mlp-2x500", "mlp-2x5oo"), "unknown architecture 'mlp-2x5oo': did you mean"),
     ],
 )
+@pytest.mark.usefixtures("more_suites")
 def test_a_suite_whose_author_has_to_mend_something(
-    change: tuple[str, str], words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    monkeypatch.setattr(catalogue, "SUITES", known := dict(catalogue.SUITES))
-    monkeypatch.setattr(options, "SUITES", known)
+    change: tuple[str, str], words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     text = MYTABLE.replace('"hff"', ROW).replace("import Suite", "import Row, Suite")
     text = "from methods.space import LogUniform\n" + text
     assert change[0] in text

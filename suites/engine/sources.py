@@ -157,9 +157,7 @@ def used(kind: str, method: type[Method]) -> dict[str, str]:
     names = {Name(*root) for root in ROOTS[kind]}
     for module in own:
         defined = _source(module).definitions
-        names |= {Name(module, name) for name in defined if "." not in name} - {
-            Name(module, name) for name in NO_CODE
-        }
+        names |= {Name(module, name) for name in defined if "." not in name and name not in NO_CODE}
     return _reached(names)
 
 
