@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,27 +19,15 @@ from results.tuned import Chosen, Tuned
 from suites.description import UNTRAINED, describe
 from suites.engine.architectures import ARCHITECTURES
 from suites.engine.cell import Cell, Kind, Protocol
-from suites.engine.datasets import (
-    DATASETS,
-    bare_task,
-    is_noise,
-    shared_classes,
-    whole_folder,
-)
+from suites.engine.datasets import DATASETS, bare_task
 from suites.engine.execution import CHOICES
 from suites.engine.precision import PRECISIONS
 from suites.images import names
+from suites.places import OfTransfer, Place, places
 from suites.suite import Profile, RequestError, Row, Suite, choose, everywhere, rows_of
-from suites.transfer.tuning import READOUT as TUNED_READOUT
 
-WEIGHTS_OF = "imagenet-224px"  # what torchvision's weights were trained on
-TUNED = {"": "", "itself": ", fine-tuned", "backprop": ", fine-tuned by backprop"}
 AUDITED = "synthetic"  # the data set that an audit is made on
 MOST_CELLS = 100_000  # more is a slip of the finger, and would fill the memory before any work
-
-
-# class folders whose images are those of another
-PARTS_OF = dict.fromkeys(("imagenet100", "imagenette2", "tiny-imagenet-200"), "imagenet")
 
 
 @dataclass(frozen=True)
@@ -108,32 +95,16 @@ def expand(
         RequestError: an unknown name, a number below 1, or an option that this suite lacks.
     """
     profile = suite.profiles[choose("profile", [profile_name], list(suite.profiles))[0]]
-    for name, value in (("--seeds", seeds), ("--epochs", epochs)):
-        if value is not None and value < 1:
-            raise RequestError(f"{name} must be at least 1, not {value}")
-    for name, given, kinds in (
-        ("--epochs", epochs is not None, ("train", "transfer")),
-        ("--sources", sources is not None, ("transfer",)),
-        ("--finetune", tunings is not None, ("transfer",)),
-        ("--audit", audit, ("train",)),
-    ):
-        if given and suite.kind not in kinds:
-            what = "for transfer" if kinds == ("transfer",) else "for training"
-            raise RequestError(f"{name} is {what}, which {suite.name!r} is not about")
+    _check_options(
+        suite, seeds=seeds, epochs=epochs, sources=sources, tunings=tunings, audit=audit,
+        precision=precision, execution=execution,
+    )  # fmt: skip
     rows = _chosen_rows(suite, profile, methods, extra_methods)
     data_names = _named("dataset", datasets, DATASETS) or profile.datasets
-    of_transfer = _OfTransfer(
+    of_transfer = OfTransfer(
         _named("dataset", sources, DATASETS), tuple(dict.fromkeys(tunings or ())), weights
     )
     arch_names = _named("architecture", architectures, ARCHITECTURES) or profile.architectures
-    for name, choices, known in (
-        ("precision", None if precision is None else [precision], list(PRECISIONS)),
-        ("execution", execution, list(CHOICES)),
-    ):
-        if choices is not None:
-            choose(name, choices, known)
-            if suite.kind == "audit":
-                raise RequestError(f"--{name}: {suite.name!r} compares bits, in plain float32")
     if suite.kind == "cost" and (datasets or architectures):
         # a budget thins out its own places; those that the user names are all meant
         profile = dataclasses.replace(profile, wanted=everywhere)
@@ -150,72 +121,149 @@ def expand(
         "execution": None if execution is None else tuple(sorted(set(execution))),
     }  # fmt: skip
     changed = {name: value for name, value in changed.items() if value is not None}
-    places = list(_places(suite, profile, rows, data_names, arch_names, of_transfer, changed))
-    wanted: list[Wanted] = []
-    unsupported, budgets, audits, chosen = [], [], [], []
-    audit_cells: dict[str, Wanted] = {}
-    for place in places:
-        dataset, architecture, column = place.dataset, place.architecture, place.column["id"]
+    columns = list(places(suite, profile, rows, data_names, arch_names, of_transfer, changed))
+    entries = _Entries(suite.kind, profile, epochs, n_seeds, device, tuned)
+    for place in columns:
         for row in place.rows:
-            where = (row.id, dataset, architecture)
-            untuned = {**row.settings, **profile.settings(*where)}
-            values = _tuned_values(tuned, row, dataset, architecture)
-            settings = {**untuned, **(values.settings if values else {})}
-            made_for = place.protocol.source or dataset
-            reason = why_not(METHODS[row.method], settings, architecture, made_for)
-            if reason is not None:
-                unsupported.append({"row": row.id, "column": column, "reason": reason})
-                continue
-            own = dict(profile.budget(*where))
-            if own.get("epochs") and epochs is not None:
-                own = {}
-            if own.get("epochs") == 0 and place.protocol.weights:
-                own["weights"] = ""  # the control that starts from nothing
-            if own:
-                budgets.append({"row": row.id, "column": column, "protocol": own})
-            # how far signals travel does not depend on rates: one audit for all data sets
-            if why_not(METHODS[row.method], untuned, architecture, AUDITED) is None:
-                audited = audit_cell(row.method, untuned, architecture)
-                audits.append(
-                    {
-                        "key": audited.key, "row": row.id, "column": column,
-                        "code_sha": audited.code_sha(),
-                    }
-                )  # fmt: skip
-                audit_cells.setdefault(
-                    audited.key, Wanted(row.id, f"audit/{architecture}", audited)
-                )
-            protocol = dataclasses.replace(place.protocol, **own)
-            if protocol.tuning == "itself" and row.method == "backprop" and not settings:
-                protocol = dataclasses.replace(protocol, tuning="backprop")  # the same, once
-            first = Cell.of(
-                row.method, settings, architecture, dataset, protocol, 0, suite.kind, device
-            )
-            if values is not None:
-                chosen.append(_of_tuning(values, row.id, column, first))
-            wanted += [Wanted(row.id, column, first.with_seed(seed)) for seed in range(n_seeds)]
-    if not places:
+            entries.add(place, row)
+    if not columns:
         raise RequestError(
             f"suite {suite.name!r} has no place for these rows on these datasets and "
             "architectures: name fewer, or others; --list shows what the profile has"
         )
-    if not wanted:
+    if not entries.wanted:
+        first = entries.unsupported[0]
         raise RequestError(
-            f"nothing to run: no method asked for can do any of it; {unsupported[0]['row']} on "
-            f"{unsupported[0]['column']}: {unsupported[0]['reason']}"
+            f"nothing to run: no method asked for can do any of it; {first['row']} on "
+            f"{first['column']}: {first['reason']}"
         )
+    note = (
+        profile.note
+        + (" Every method has its default settings." if profile.tuned and not entries.tuned else "")
+        + _changes(profile, datasets, of_transfer, architectures, seeds, changed)
+        + _part(suite, profile, rows)
+    )
+    audit = audit and suite.kind == "train"
     # seed by seed, so that an unfinished sweep already shows every method
-    wanted.sort(key=lambda w: w.cell.seed)
+    wanted = sorted(entries.wanted, key=lambda w: w.cell.seed)
+    plan = _plan(suite, profile_name, note, command, rows, columns, entries, wanted, audit)
+    audits = tuple(entries.audit_cells.values()) if audit else ()
+    return Request(suite, profile_name, (*wanted, *audits), plan, tuple(rows))
+
+
+def _check_options(
+    suite: Suite,
+    *,
+    seeds: int | None,
+    epochs: int | None,
+    sources: Sequence[str] | None,
+    tunings: Sequence[str] | None,
+    audit: bool,
+    precision: str | None,
+    execution: Sequence[str] | None,
+) -> None:
+    """Raises RequestError for a number below 1 or an option that this suite lacks."""
+    for name, value in (("--seeds", seeds), ("--epochs", epochs)):
+        if value is not None and value < 1:
+            raise RequestError(f"{name} must be at least 1, not {value}")
+    for name, given, kinds in (
+        ("--epochs", epochs is not None, ("train", "transfer")),
+        ("--sources", sources is not None, ("transfer",)),
+        ("--finetune", tunings is not None, ("transfer",)),
+        ("--audit", audit, ("train",)),
+    ):
+        if given and suite.kind not in kinds:
+            what = "for transfer" if kinds == ("transfer",) else "for training"
+            raise RequestError(f"{name} is {what}, which {suite.name!r} is not about")
+    for name, choices, known in (
+        ("precision", None if precision is None else [precision], list(PRECISIONS)),
+        ("execution", execution, list(CHOICES)),
+    ):
+        if choices is not None:
+            choose(name, choices, known)
+            if suite.kind == "audit":
+                raise RequestError(f"--{name}: {suite.name!r} compares bits, in plain float32")
+
+
+@dataclass
+class _Entries:
+    """What the entries of a table come to: their cells, and what the plan says of them.
+
+    Attributes:
+        epochs: those that the user asked for, in place of every protocol's own.
+        chosen: tuned values, from a file.
+        audit_cells: key -> the audit behind one or more entries.
+    """
+
+    kind: Kind
+    profile: Profile
+    epochs: int | None
+    n_seeds: int
+    device: str
+    chosen: Tuned | None
+    wanted: list[Wanted] = field(default_factory=list)
+    audit_cells: dict[str, Wanted] = field(default_factory=dict)
+    unsupported: list[dict[str, Any]] = field(default_factory=list)
+    budgets: list[dict[str, Any]] = field(default_factory=list)
+    audits: list[dict[str, Any]] = field(default_factory=list)
+    tuned: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, place: Place, row: Row) -> None:
+        """The cells of one row in one column, or why there are none."""
+        dataset, architecture = place.dataset, place.architecture
+        here = {"row": row.id, "column": place.column["id"]}
+        untuned = {**row.settings, **self.profile.settings(row.id, dataset, architecture)}
+        values = _tuned_values(self.chosen, row, dataset, architecture)
+        settings = {**untuned, **(values.settings if values else {})}
+        made_for = place.protocol.source or dataset
+        reason = why_not(METHODS[row.method], settings, architecture, made_for)
+        if reason is not None:
+            self.unsupported.append({**here, "reason": reason})
+            return
+        own = dict(self.profile.budget(row.id, dataset, architecture))
+        if own.get("epochs") and self.epochs is not None:
+            own = {}
+        if own.get("epochs") == 0 and place.protocol.weights:
+            own["weights"] = ""  # the control that starts from nothing
+        if own:
+            self.budgets.append({**here, "protocol": own})
+        # how far signals travel does not depend on rates: one audit for all data sets
+        if why_not(METHODS[row.method], untuned, architecture, AUDITED) is None:
+            audit = audit_cell(row.method, untuned, architecture)
+            self.audits.append({"key": audit.key, **here, "code_sha": audit.code_sha()})
+            self.audit_cells.setdefault(audit.key, Wanted(row.id, f"audit/{architecture}", audit))
+        protocol = dataclasses.replace(place.protocol, **own)
+        if protocol.tuning == "itself" and row.method == "backprop" and not settings:
+            protocol = dataclasses.replace(protocol, tuning="backprop")  # the same, once
+        first = Cell.of(
+            row.method, settings, architecture, dataset, protocol, 0, self.kind, self.device
+        )
+        if values is not None:
+            self.tuned.append(_of_tuning(values, here, first))
+        self.wanted += [
+            Wanted(row.id, here["column"], first.with_seed(seed)) for seed in range(self.n_seeds)
+        ]
+
+
+def _plan(
+    suite: Suite,
+    profile_name: str,
+    note: str,
+    command: str,
+    rows: Sequence[Row],
+    columns: Sequence[Place],
+    entries: _Entries,
+    wanted: Sequence[Wanted],
+    audited: bool,
+) -> Plan:
+    """What reports read: the table that was asked for, and the key of each of its cells."""
     untrained = {w.row for w in wanted} - {w.row for w in wanted if w.cell.protocol.epochs}
-    plan: Plan = {
+    return {
         "schema": 1,
         "suite": suite.name,
         "title": suite.title,
         "profile": profile_name,
-        "profile_note": profile.note
-        + (" Every method has its default settings." if profile.tuned and not chosen else "")
-        + _changes(profile, datasets, of_transfer, architectures, seeds, changed)
-        + _part(suite, profile, rows),
+        "profile_note": note,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
         "headline": dict(suite.headline),
@@ -224,7 +272,7 @@ def expand(
         "rows": [
             describe(row, suite.kind) | (UNTRAINED if row.id in untrained else {}) for row in rows
         ],
-        "columns": [place.column for place in places],
+        "columns": [place.column for place in columns],
         "cells": [
             {
                 "key": w.cell.key,
@@ -241,18 +289,15 @@ def expand(
             )
             for w in wanted
         ],
-        "unsupported": unsupported,
-        "budgets": budgets,
-        "tuned": chosen,
-        "audits": audits if suite.kind == "train" else [],
+        "unsupported": entries.unsupported,
+        "budgets": entries.budgets,
+        "tuned": entries.tuned,
+        "audits": entries.audits if suite.kind == "train" else [],
         "comparisons": [
             list(pair) for pair in suite.comparisons if {*pair} <= {r.id for r in rows}
         ],
+        "audited": audited,
     }
-    plan["audited"] = audit and suite.kind == "train"
-    if plan["audited"]:
-        wanted.extend(audit_cells.values())
-    return Request(suite, profile_name, tuple(wanted), plan, tuple(rows))
 
 
 def _tuned_values(tuned: Tuned | None, row: Row, dataset: str, architecture: str) -> Chosen | None:
@@ -266,7 +311,7 @@ def _tuned_values(tuned: Tuned | None, row: Row, dataset: str, architecture: str
     return values
 
 
-def _of_tuning(values: Chosen, row: str, column: str, cell: Cell) -> dict[str, Any]:
+def _of_tuning(values: Chosen, here: Mapping[str, str], cell: Cell) -> dict[str, Any]:
     """What the page tells of tuned values: which, by how many points, what has changed since."""
     since = []
     here = cell.protocol.as_dict()
@@ -280,138 +325,7 @@ def _of_tuning(values: Chosen, row: str, column: str, cell: Cell) -> dict[str, A
         since.append("for another version of the method")
     elif values.code_sha != cell.code_sha():
         since.append("by older sources")
-    return {
-        "row": row, "column": column, "points": values.points, "settings": values.settings,
-        "since": since,
-    }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _OfTransfer:
-    """Wishes about transfer; empty ones leave the protocols of a profile as they are."""
-
-    sources: tuple[str, ...]
-    tunings: tuple[str, ...]
-    weights: str
-
-    def changed(self, protocols: Sequence[Protocol]) -> list[Protocol]:
-        """The protocols of one place, one for each source and way of tuning."""
-        found = list(protocols)
-        if self.weights:
-            found = [dataclasses.replace(found[0], source=WEIGHTS_OF, weights=self.weights)]
-        if self.sources:
-            found = [dataclasses.replace(found[0], source=name) for name in self.sources]
-        for protocol in found if self.weights else ():
-            if DATASETS[protocol.source].statistics is None:
-                raise RequestError(
-                    f"--weights with --sources {protocol.source}: weights of others go with images "
-                    "as they were trained on, such as imagenet-224px"
-                )
-        if self.tunings:
-            plain = dict.fromkeys(dataclasses.replace(p, tuning="", tuning_epochs=0) for p in found)
-            found = [
-                p if how == "none" else dataclasses.replace(p, tuning=how, tuning_epochs=p.epochs)
-                for p in plain for how in self.tunings
-            ]  # fmt: skip
-        return found
-
-
-@dataclass(frozen=True)
-class _Place:
-    """A column of the table, with the rows that stand in it."""
-
-    dataset: str
-    architecture: str
-    protocol: Protocol
-    column: dict[str, Any]
-    rows: tuple[Row, ...]
-
-
-def _places(
-    suite: Suite,
-    profile: Profile,
-    rows: Sequence[Row],
-    data_names: Sequence[str],
-    arch_names: Sequence[str],
-    of_transfer: _OfTransfer,
-    changed: Mapping[str, Any],
-) -> Iterator[_Place]:
-    """The columns that a profile has for these rows; `changed` are fields of all protocols.
-
-    Args:
-        of_transfer: what the user asks for in place of the profile's own.
-    """
-    for dataset, architecture in itertools.product(data_names, arch_names):
-        present = tuple(row for row in rows if profile.wanted(row.id, dataset, architecture))
-        if not present:
-            continue
-        given = profile.protocol(dataset, architecture)
-        protocols = [given] if isinstance(given, Protocol) else list(given)
-        protocols = of_transfer.changed(protocols)
-        for protocol in protocols:
-            tuned = {"tuning_epochs": changed["epochs"]} if "epochs" in changed else {}
-            protocol = dataclasses.replace(
-                protocol, **changed, **(tuned if protocol.tuning else {})
-            )
-            _check_meaning(suite.kind, dataset, protocol)
-            column: dict[str, Any] = {
-                "id": f"{dataset}/{architecture}", "dataset": dataset,
-                "architecture": architecture, "protocol": {},
-                "n_classes": DATASETS[dataset].n_classes,
-            }  # fmt: skip
-            if (folder := whole_folder(dataset)) is not None:
-                column["published_as"] = folder
-            if protocol.source:
-                column["id"] += f", from {protocol.source}{' weights' * bool(protocol.weights)}"
-                column["id"] += TUNED[protocol.tuning]
-                if protocol.tuning:
-                    column["readout"] = TUNED_READOUT
-            elif len(protocols) > 1:
-                column["id"] += f", batch {protocol.batch_size}"
-            if suite.kind in ("train", "transfer"):
-                column["protocol"] = protocol.as_dict()
-            elif suite.kind == "cost":
-                column["protocol"] = protocol.cost()
-                column["axes"] = _axes(dataset, architecture, protocol)
-            yield _Place(dataset, architecture, protocol, column, present)
-
-
-def _check_meaning(kind: Kind, dataset: str, protocol: Protocol) -> None:
-    """Raises RequestError for data on which an accuracy would not mean what it says."""
-    if kind not in ("train", "transfer"):
-        return
-    for name in filter(None, (dataset, protocol.source)):
-        if is_noise(name):
-            raise RequestError(
-                f"dataset {name!r} has random labels, and is tested by what it is trained on: it "
-                "is for costs (table2)"
-            )
-    if protocol.weights or protocol.source == dataset:
-        return  # made with images that nobody here can know, which the table says
-    if shared_classes(protocol.source, dataset) or _of_one_folder(protocol.source, dataset):
-        raise RequestError(
-            f"{dataset} from {protocol.source}: one is part of the other, so that validation "
-            "images of the target were trained on; take parts with other classes"
-        )
-
-
-def _of_one_folder(*datasets: str) -> bool:
-    """Whether all are photographs from one collection, in any size or part."""
-    folders = {photos.folder if photos else None for photos in map(names.parse, datasets)}
-    return len({PARTS_OF.get(str(f), f) for f in folders}) == 1 and None not in folders
-
-
-def _axes(dataset: str, architecture: str, protocol: Protocol) -> dict[str, int]:
-    """What a cost may be drawn against."""
-    task = bare_task(dataset)
-    with torch.device("meta"):
-        blocks = ARCHITECTURES[architecture].blocks(task)
-    return {
-        "classes": task.n_classes,
-        "blocks": len(blocks),
-        "width": blocks[0].out_shape[0],
-        "batch size": protocol.batch_size,
-    }
+    return {**here, "points": values.points, "settings": values.settings, "since": since}
 
 
 def _named(kind: str, wanted: Sequence[str] | None, known: Mapping[str, Any]) -> tuple[str, ...]:
@@ -434,7 +348,7 @@ def _named(kind: str, wanted: Sequence[str] | None, known: Mapping[str, Any]) ->
 def _changes(
     profile: Profile,
     datasets: Sequence[str] | None,
-    of_transfer: _OfTransfer,
+    of_transfer: OfTransfer,
     architectures: Sequence[str] | None,
     seeds: int | None,
     changed: Mapping[str, Any],
