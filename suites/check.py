@@ -13,6 +13,7 @@ from rich.console import Console
 
 from methods import METHODS, PluginError
 from suites import contract
+from suites.case import Case
 from suites.command import Parser, exit_with, fail
 from suites.engine.architectures import ARCHITECTURES
 from suites.engine.engine import use_deterministic_algorithms
@@ -62,7 +63,7 @@ def report(methods: list[str], architectures: list[str], console: Console) -> in
     bad = total = 0
     for row in rows_of(methods):
         for architecture in architectures:
-            case = contract.Case(row, architecture)
+            case = Case(row, architecture)
             try:
                 reason = case.refusal()
                 found = {} if reason else contract.failures(case)

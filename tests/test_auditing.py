@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from methods import load_builtin
-from suites import contract
+from methods import METHODS, load_builtin
 from suites.auditing import locality, measure
-from suites.contract import Case
+from suites.case import Case
 from suites.engine import datasets
 from suites.engine.cell import Cell, Protocol
 from suites.request import audit_cell
@@ -20,7 +19,7 @@ load_builtin()
 
 
 def signature(row_id: str) -> tuple[Any, ...]:
-    row = next(r for r in rows_of(contract.METHODS) if r.id == row_id)
+    row = next(r for r in rows_of(METHODS) if r.id == row_id)
     looked_at = Case(row, "mlp-3x1000").subject()
     chains = locality.chains(looked_at)
     return (
@@ -59,7 +58,7 @@ def test_noprop_differentiates_through_one_block_of_several() -> None:
 
 
 def stack_memory(row_id: str) -> dict[int, int]:
-    row = next(r for r in rows_of(contract.METHODS) if r.id == row_id)
+    row = next(r for r in rows_of(METHODS) if r.id == row_id)
     return measure.memory_by_depth(audit_cell(row.method, row.settings, "mlp-3x1000"))
 
 

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from methods import METHODS
 from suites import check as check_command
 from suites import contract
+from suites.case import Case, cases
 from suites.engine.plugins import load_methods
+from suites.suite import rows_of
 
 load_methods([])
 # One architecture of each kind; `python -m suites.check` runs all of them.
@@ -20,7 +23,7 @@ ARCHITECTURES = ("mlp-3x1000", "cnn-small", "layercnn-128", "resnet18")
 # family run the same lines there, and they themselves elsewhere.
 LEFT_OUT = ("layerwise-k3-resnet18", "noprop-backprop-layercnn-128", "noprop-fm-resnet18")
 CASES = [
-    case for case in contract.cases()
+    case for case in cases()
     if case.architecture in ARCHITECTURES and str(case) not in LEFT_OUT
 ]  # fmt: skip
 
@@ -28,13 +31,13 @@ CASES = [
 # where maps are pooled in another way. And of the rows of one method, which are the same lines
 # under other settings, they take the first there; the others on the two smaller networks.
 SLOW = ("learns", "shuffled_labels", "shared_batches", "auxiliary_parameters", "locality")
-FIRST = {rows[0].id for rows in (contract.rows_of([name]) for name in contract.METHODS)}
+FIRST = {rows[0].id for rows in (rows_of([name]) for name in METHODS)}
 ON_RESNET = {case.row.id for case in CASES if case.architecture == "resnet18"}
 
 ROOT = Path(__file__).parent.parent
 
 
-def spared(case: contract.Case) -> bool:
+def spared(case: Case) -> bool:
     """Whether the slow checks of this row are left to other networks and to its first row."""
     if case.architecture not in ("layercnn-128", "resnet18"):
         return False
@@ -43,20 +46,20 @@ def spared(case: contract.Case) -> bool:
     )
 
 
-def pairs() -> Iterator[tuple[contract.Case, str]]:
+def pairs() -> Iterator[tuple[Case, str]]:
     for case in CASES:
         left_out = SLOW if spared(case) else ()
         yield from ((case, check) for check in contract.CHECKS if check not in left_out)
 
 
 @pytest.mark.parametrize(("case", "check"), list(pairs()), ids=str)
-def test_contract(case: contract.Case, check: str) -> None:
+def test_contract(case: Case, check: str) -> None:
     contract.CHECKS[check](case)
 
 
 def test_every_method_declares_an_architecture() -> None:
     """A method that refuses everything would pass the contract by being tested on nothing."""
-    assert {case.row.id for case in CASES} == {r.id for r in contract.rows_of(contract.METHODS)}
+    assert {case.row.id for case in CASES} == {r.id for r in rows_of(METHODS)}
 
 
 # ------------------------------------------------- planted bugs: the contract must catch them
@@ -209,7 +212,7 @@ def test_planted_bug_is_caught(
     try:
         status = check_command.main(["--plugin", str(tmp_path / "mine.py"), *NETWORKS])
     finally:
-        contract.METHODS.pop("mine", None)
+        METHODS.pop("mine", None)
     out = capsys.readouterr().out
     assert status == 1, out
     lines = [line for line in out.splitlines() if line.startswith(" " * 9)]

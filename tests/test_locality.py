@@ -14,9 +14,9 @@ from torch.autograd import grad
 
 from methods import Blocks, Method, Task, Traits, load_builtin
 from methods.base import trainable
-from suites import contract
 from suites.auditing import locality, measure
 from suites.auditing.subject import Subject
+from suites.case import toy
 
 load_builtin()
 
@@ -64,7 +64,7 @@ def subject(losses: Losses | None = None, depth: int = 4, cls: type[Bench] = Ben
         blocks = Blocks(measure.mlp(depth, 12)(task, cls.style(None), 1.0))
         return cls(blocks, task, Config(), Generator().manual_seed(0)).train()
 
-    return Subject(make, lambda i: contract.toy(16, seed=i))
+    return Subject(make, lambda i: toy(16, seed=i))
 
 
 def global_loss(m: Bench, x: Tensor, y: Tensor) -> list[Tensor]:

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from methods.base import Method
-from suites.contract import step
+from suites.auditing.subject import step
 from tests.methods.toy import TASK, batch, make
 
 

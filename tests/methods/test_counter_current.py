@@ -11,7 +11,7 @@ from torch import Tensor
 
 from methods.counter_current import alignment_loss
 from suites.auditing import locality
-from suites.contract import Case, cases
+from suites.case import Case, cases
 from tests.methods.toy import batch, make
 
 

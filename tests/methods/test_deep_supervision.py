@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from suites import contract
 from suites.auditing import locality
+from suites.case import Case
 from suites.suite import Row
 from tests.methods.toy import batch, make
 
@@ -64,7 +64,7 @@ def test_loss_falls() -> None:
 def test_gradients_cross_all_blocks_and_a_loss_is_near() -> None:
     """As long a chain as backprop's, yet every block has a classifier one layer away."""
     found = {
-        name: locality.chains(contract.Case(Row(name, name, name, {}), "mlp-3x1000").subject())
+        name: locality.chains(Case(Row(name, name, name, {}), "mlp-3x1000").subject())
         for name in ("deep-supervision", "backprop", "mono-forward")
     }
     assert found["deep-supervision"].longest == found["backprop"].longest == 4

@@ -12,9 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from methods import Method
 from methods.feedback_alignment import Feedback
-from suites import contract
 from suites.auditing import locality
 from suites.auditing.subject import Subject
+from suites.case import Case
 from suites.suite import Row
 from tests.methods.toy import batch, make
 
@@ -239,7 +239,7 @@ def test_locality_tells_the_rules_apart() -> None:
     """FA's errors pass all layers; DFA's pass none, but its blocks hear of the output's weights."""
 
     def subject(name: str) -> Subject:
-        return contract.Case(Row(name, name, name, {}), "mlp-3x1000").subject()
+        return Case(Row(name, name, name, {}), "mlp-3x1000").subject()
 
     longest = {n: locality.chains(subject(n)).longest for n in ("backprop", "fa", "usf", "dfa")}
     assert longest == {"backprop": 4, "fa": 4, "usf": 4, "dfa": 1}

@@ -17,6 +17,7 @@ from methods import METHODS, Task, hff
 from methods.base import resolve_config
 from suites import contract
 from suites.ablation_hff import CHOICES, ON_FEATURE_MAPS, SUITE
+from suites.case import Case
 from suites.engine.architectures import ARCHITECTURES
 from suites.request import expand
 from suites.suite import Row
@@ -388,7 +389,7 @@ QUICK_CHECKS = (
 def test_hff_keeps_the_contract_with_other_settings(
     architecture: str, settings: dict[str, Any], check: str
 ) -> None:
-    case = contract.Case(Row("hff-other", "HFF, other", "hff", settings), architecture)
+    case = Case(Row("hff-other", "HFF, other", "hff", settings), architecture)
     assert case.refusal() is None
     contract.CHECKS[check](case)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from methods.layerwise import Layerwise
 from suites.auditing import locality
 from suites.auditing.subject import Subject
-from suites.contract import Case
+from suites.case import Case
 from suites.suite import rows_of
 from tests.methods.toy import batch, make
 

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from methods.softhebb import Triangle, competition, hebbian_change, standardised
-from suites.contract import step
+from suites.auditing.subject import step
 from tests.methods.toy import batch, make
 
 
