@@ -12,6 +12,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from reports.caption import metric_text
 from reports.drawing import (
+    BY_ERROR,
     COLOURS,
     DASHES,
     HOLLOW,
@@ -21,6 +22,7 @@ from reports.drawing import (
     line_style,
     panels,
     short,
+    spread_by_error,
     style,
     svg,
 )
@@ -34,9 +36,8 @@ def pareto_panels(table: Table) -> list[Panel]:
     """Two panels per column: the headline against training time, and against memory."""
     found = []
     for draw in (draw_against_time, draw_against_memory):
-        names = PARETO[draw.__name__][0]
-        columns = [c for c in table.columns if len(_points(table, c, names)) > 1]
-        against = "training time" if draw is draw_against_time else "peak memory"
+        columns = [c for c in table.columns if len(_points(table, c, draw.__name__)[1]) > 1]
+        against = "training time" if draw is draw_against_time else "memory"
         found += [
             replace(panel, title=f"{panel.title}, against {against}")
             for panel in panels(table, columns, draw, (4.4, 2.9))
@@ -86,24 +87,27 @@ def scaling_panels(table: Table) -> list[Panel]:
 # ---------------------------------------------------------------- one panel
 
 
-# function that draws -> (names of the measure, the first known counts; its label; divisor)
-PARETO: dict[str, tuple[tuple[str, ...], str, float]] = {
-    "draw_against_time": (("train_s",), "training, s", 1),
+# function that draws -> what it draws over, the first that is known: (its name, label, divisor)
+PARETO = {
+    "draw_against_time": (("train_s", "training, s", 1),),
     "draw_against_memory": (
-        ("peak_allocated_bytes", "peak_rss_growth_bytes"), "peak memory, MiB", 2**20,
+        ("peak_allocated_bytes", "peak device memory, MiB", 2**20),
+        ("peak_rss_growth_bytes", "process memory growth, MiB", 2**20),
     ),
-}  # fmt: skip
+}
 
 
-def _points(table: Table, column: Column, names: tuple[str, ...]) -> dict[int, tuple[float, float]]:
-    """Index of a row -> (cost, headline), where both are known."""
-    found = {}
-    for i, row in enumerate(table.rows):
-        cell = table.cell(row, column)
-        cost = next((cell.cost[name] for name in names if cell.cost.get(name)), None)
-        if cost and cell.estimate:
-            found[i] = (cost, cell.estimate.mean)
-    return found
+def _points(table: Table, column: Column, which: str) -> tuple[str, dict[int, tuple[float, float]]]:
+    """Label of the cost; index of a row -> (cost, headline), where both are known."""
+    cells = {i: table.cell(row, column) for i, row in enumerate(table.rows)}
+    for name, label, divisor in PARETO[which]:
+        found = {
+            i: (cell.cost[name] / divisor, cell.estimate.mean)
+            for i, cell in cells.items() if cell.estimate and cell.cost.get(name)
+        }  # fmt: skip
+        if found:
+            return label, found
+    return "", {}
 
 
 def draw_against_time(axes: Axes, table: Table, column: Column) -> None:
@@ -118,9 +122,7 @@ def draw_against_memory(axes: Axes, table: Table, column: Column) -> None:
 
 def _draw_pareto(axes: Axes, table: Table, column: Column, which: str) -> None:
     """Methods as points; a line through those that no other one beats in both."""
-    names, label, divisor = PARETO[which]
-    points = {i: (cost / divisor, value) for i, (cost, value)
-              in _points(table, column, names).items()}  # fmt: skip
+    label, points = _points(table, column, which)
     whole = {i for i in points if table.cell(table.rows[i], column).state == "ok"}
     for i, (cost, value) in points.items():
         look = line_style(i) | {"linestyle": "", "markersize": 6}
@@ -138,7 +140,10 @@ def _draw_pareto(axes: Axes, table: Table, column: Column, which: str) -> None:
     axes.xaxis.set_major_formatter("{x:g}")
     axes.margins(0.08)
     axes.set_xlabel(label)
-    axes.set_ylabel(metric_text(table))
+    by_error = table.metric == "accuracy_pct" and spread_by_error(
+        axes, "y", [value for _, value in points.values()]
+    )
+    axes.set_ylabel(metric_text(table) + BY_ERROR * by_error)
 
 
 def draw_memory(axes: Axes, table: Table, column: Column) -> None:

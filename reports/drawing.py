@@ -9,14 +9,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from reports.table import Column, Row, Table
 from results.files import replacing
@@ -30,6 +32,9 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
 INK, MUTED, RULE = "#1a1a1a", "#6e6e6f", "#d9d9da"
 MOST = 100.4  # ends an axis of accuracies in percent: room for a marker at 100, no tick above
 PNG_DPI = 180
+BY_ERROR = ", log error"  # behind the label of an axis that is spread by it
+ERROR_TICKS = (90, 50, 20, 10, 5, 2, 1, 0.5, 0.2)  # percent; an axis says 10, 50, 80 … 99.8
+LEAST_ERROR = 0.05  # percent, where such an axis ends
 HOLLOW: dict[str, Any] = {"markerfacecolor": "none"}  # some of the seeds are not ok
 _VARIABLES = {c: f"var(--c{i})" for i, c in enumerate(COLOURS)} | {
     INK: "var(--ink)",
@@ -116,6 +121,36 @@ def short(row: Row) -> str:
     """A label that leaves room for the drawing; a legend leaves labels out that start with "_"."""
     label = row.label.lstrip("_") or row.id
     return label if len(label) <= 30 else label[:29] + "\u2026"
+
+
+def spread_by_error(axes: Axes, which: Literal["x", "y"], values: Sequence[float]) -> bool:
+    """Spreads an axis of accuracies by the logarithm of the error where errors differ much.
+
+    Beside a method that learns little, the better ones would lie on each other: so 98 and 99 % are
+    as far apart as 80 and 90 %. The axis is left as it is where errors are within a factor of 4,
+    or one is next to none.
+
+    Args:
+        values: accuracies in percent that the axis is for.
+    """
+    errors = [100 - value for value in values]
+    if not errors or min(errors) < 4 * LEAST_ERROR or max(errors) < 4 * min(errors):
+        return False
+    getattr(axes, f"set_{which}scale")("function", functions=(_magnitude, _accuracy))
+    axis = getattr(axes, f"{which}axis")
+    axis.set_major_locator(FixedLocator([100 - error for error in ERROR_TICKS]))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter("{x:g}")
+    return True
+
+
+def _magnitude(accuracy: Any) -> Any:
+    """Where an accuracy in percent lies on an axis that is spread by the error."""
+    return -np.log10(np.maximum(100 - np.asarray(accuracy, float), LEAST_ERROR))
+
+
+def _accuracy(magnitude: Any) -> Any:
+    return 100 - 10 ** -np.asarray(magnitude, float)
 
 
 def svg(figure: Figure, salt: str) -> str:

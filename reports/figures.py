@@ -20,6 +20,7 @@ from reports.aggregates import Strata, profile
 from reports.caption import metric_text
 from reports.cost_figures import draw_scaling, looks, memory_figure, with_memory
 from reports.drawing import (
+    BY_ERROR,
     COLOURS,
     HOLLOW,
     INK,
@@ -31,6 +32,7 @@ from reports.drawing import (
     panels,
     save,
     short,
+    spread_by_error,
     style,
     svg,
 )
@@ -100,6 +102,7 @@ def draw_accuracy(axes: Axes, table: Table, column: Column) -> None:
     seeds: list[tuple[float, float]] = []
     intervals: list[tuple[float, float, float, str]] = []
     claims: list[tuple[float, float]] = []
+    values: list[float] = []
     for i, row in enumerate(table.rows):
         cell = table.cell(row, column)
         if cell.estimate is None:
@@ -110,10 +113,12 @@ def draw_accuracy(axes: Axes, table: Table, column: Column) -> None:
             )  # fmt: skip
             continue
         look, value = line_style(i), cell.estimate
+        values += value.values
         if value.n <= MOST_TICKS:
             seeds += [(v, i + 0.24) for v in value.values]
         if value.half_width is not None:
             intervals.append((value.mean, i, value.half_width, look["color"]))
+        values += [claim.accuracy_pct for claim in cell.shown_claims]
         claims += [(claim.accuracy_pct, i) for claim in cell.shown_claims]
         axes.plot(
             value.mean, i, marker=look["marker"], color=look["color"], markersize=5.4,
@@ -138,17 +143,22 @@ def draw_accuracy(axes: Axes, table: Table, column: Column) -> None:
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
     axes.margins(x=0.06)
-    if axes.has_data() and table.metric == "accuracy_pct":
+    by_error = table.metric == "accuracy_pct" and spread_by_error(axes, "x", values)
+    if by_error:
+        high = 100 - (100 - max(values)) / 2  # the interval of a few seeds may reach beyond 100
+        axes.set_xlim(None, min(axes.get_xlim()[1], high))
+    elif axes.has_data() and table.metric == "accuracy_pct":
         low, high = axes.get_xlim()
         room = max(0.0, LEAST_SPAN - (high - low)) / 2
         # an interval of a few seeds may claim more than is possible
         axes.set_xlim(low - room, min(high + room, MOST))
-    axes.set_xlabel(metric_text(table))
+    axes.set_xlabel(metric_text(table) + BY_ERROR * by_error)
 
 
 def draw_curves(axes: Axes, table: Table, column: Column) -> None:
     """A line per method, the mean over its ok seeds, in a band from lowest to highest seed."""
     floors: list[float] = []
+    by_error = False
     for i, row in enumerate(table.rows):
         curve = table.cell(row, column).curve
         if not curve:
@@ -168,14 +178,19 @@ def draw_curves(axes: Axes, table: Table, column: Column) -> None:
         top = min(100.0, axes.dataLim.y1)
         bottom = max(axes.dataLim.y0, min(floors))
         bottom = min(bottom, top - LEAST_SPAN)
-        margin = 0.05 * (top - bottom)
-        axes.set_ylim(bottom - margin, top + margin)
+        by_error = spread_by_error(axes, "y", [bottom, top])
+        if by_error:
+            factor = ((100 - bottom) / (100 - top)) ** 0.05
+            axes.set_ylim(100 - (100 - bottom) * factor, 100 - (100 - top) / factor)
+        else:
+            margin = 0.05 * (top - bottom)
+            axes.set_ylim(bottom - margin, top + margin)
+            axes.ticklabel_format(axis="y", useOffset=False)
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
-        axes.ticklabel_format(axis="y", useOffset=False)
         low, high = axes.get_xlim()
         axes.set_xlim(min(low, 0.5), max(high, 1.5))  # one epoch is a point, and no range
     axes.set_xlabel("Epoch")
-    axes.set_ylabel("Validation accuracy, %")
+    axes.set_ylabel("Validation accuracy, %" + BY_ERROR * by_error)
 
 
 def _has_value(table: Table, column: Column) -> bool:
@@ -242,8 +257,8 @@ def _sheet(
 ) -> Figure:
     columns = table.columns if columns is None else columns
     n = max(1, len(columns))
-    across = min(n, 3)
-    down = -(-n // across)
+    down = -(-n // 3)
+    across = -(-n // down)  # four are two above two
     figure = Figure(figsize=(3.9 * across, height * down + 0.5), layout="constrained")
     # the names of the methods stand once, at the left
     grid = figure.subplots(down, across, squeeze=False, sharey=draw is draw_accuracy).flatten()
@@ -256,8 +271,20 @@ def _sheet(
         lines = [
             Line2D([], [], **line_style(i), label=short(row)) for i, row in enumerate(table.rows)
         ]
-        figure.legend(
-            handles=lines, loc="outside lower center", ncols=min(len(lines), 2 * across) or 1,
-            frameon=False, handlelength=3,
-        )  # fmt: skip
+        _add_key(figure, lines, 2 * across)
     return figure
+
+
+def _add_key(figure: Figure, lines: list[Line2D], most: int) -> None:
+    """Names below the panels, in as many columns as fit; the sheet grows by their height."""
+    for n_columns in range(min(most, len(lines)), 0, -1):
+        key = figure.legend(
+            handles=lines, loc="outside lower center", ncols=n_columns, frameon=False,
+            handlelength=3,
+        )  # fmt: skip
+        extent = key.get_window_extent()
+        if extent.width <= figure.bbox.width or n_columns == 1:
+            width, height = figure.get_size_inches()
+            figure.set_size_inches(width, height + extent.height / figure.dpi)
+            return
+        key.remove()

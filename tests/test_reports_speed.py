@@ -270,6 +270,23 @@ def test_the_front_joins_what_nothing_beats(tmp_path: Path) -> None:
     assert "training, s" in panels[0].svg
 
 
+@pytest.mark.parametrize(
+    ("measured", "label"),
+    [("peak_rss_growth_bytes", "process memory growth, MiB"),
+     ("peak_allocated_bytes", "peak device memory, MiB")],
+)  # fmt: skip
+def test_memory_in_a_figure_has_the_name_it_has_in_the_table(
+    tmp_path: Path, measured: str, label: str
+) -> None:
+    records = [make_record(row, accuracy=90.0) for row in ("backprop", "hff")]
+    for i, record in enumerate(records):
+        record["cost"] |= {measured: (i + 1) * 2**20}
+    plan = make_plan(("backprop", "hff"), seeds=1)
+    table = read("table1", filled(tmp_path, plan, records), plan=plan)
+    memory = [p for p in cost_figures.pareto_panels(table) if p.title.endswith("memory")]
+    assert len(memory) == 1 and label in memory[0].svg
+
+
 @pytest.mark.parametrize(("factor", "verdict"), [(1.1, "quiet."), (2.0, "busy")])
 def test_the_page_says_whether_the_machine_was_quiet(
     factor: float, verdict: str, tmp_path: Path
