@@ -18,8 +18,14 @@ STALE = (
 )
 
 
+def cells_text(request: Request) -> str:
+    """ "57 cells", or "50 cells in 57 places": two places of a table may be one cell."""
+    n_places, n_cells = len(request.wanted), len({w.cell.key for w in request.wanted})
+    return plural(n_cells, "cell") + (f" in {n_places} places" if n_cells < n_places else "")
+
+
 def remaining(request: Request, store: Store, fresh: bool = False) -> tuple[list[Wanted], int]:
-    """The wanted cells that have no finished record, and how many records are stale.
+    """The wanted cells that have no finished record, each once, and how many records are stale.
 
     Unreadable records count as none, with a warning.
 
@@ -29,10 +35,11 @@ def remaining(request: Request, store: Store, fresh: bool = False) -> tuple[list
     summary = store.read((w.cell.key for w in request.wanted), fields=HEAD)
     for line in summary.unreadable:
         sys.stderr.write(f"warning: unreadable record: {line}\n")
+    once = {wanted.cell.key: wanted for wanted in request.wanted}.values()
     if fresh:
-        return list(request.wanted), 0
+        return list(once), 0
     todo, n_stale = [], 0
-    for wanted in request.wanted:
+    for wanted in once:
         record = summary.records.get(wanted.cell.key)
         if record is None or record["status"] not in FINAL:
             todo.append(wanted)
@@ -73,7 +80,8 @@ def not_ok(request: Request, store: Store) -> list[str]:
 def jobs_of(
     args: argparse.Namespace, request: Request, wanted: Sequence[Wanted], device: str
 ) -> list[Job]:
-    """The cells with all it takes to run them."""
+    """The cells, each once, with all it takes to run them."""
+    once = {w.cell.key: w for w in wanted}.values()
     return [
         Job(
             cell=w.cell,
@@ -89,5 +97,5 @@ def jobs_of(
             ranks=args.ranks if w.cell.kind == "train" else 1,
             told="val" if request.suite.headline["split"] == "val" else "test",
         )
-        for w in wanted
+        for w in once
     ]

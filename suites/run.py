@@ -16,13 +16,12 @@ from typing import NoReturn
 import torch
 from rich.console import Console
 
-from reports.formatting import plural
 from results.store import Store
 from slurm import site
 from suites import options, preflight
 from suites.catalogue import SUITES
 from suites.command import Parser, exit_with, fail
-from suites.jobs import STALE, jobs_of, not_ok, remaining, store_plan
+from suites.jobs import STALE, cells_text, jobs_of, not_ok, remaining, store_plan
 from suites.launching import local
 from suites.progress import Display
 from suites.request import Request
@@ -159,8 +158,7 @@ def carry_out(
         for wanted in request.wanted:
             store.supersede(wanted.cell.key)
     todo, n_stale = remaining(request, store)
-    # two places of a table may be one cell: to be trained once, and counted once
-    jobs = list({job.cell.key: job for job in jobs_of(args, request, todo, device)}.values())
+    jobs = jobs_of(args, request, todo, device)
     n_cells = len({wanted.cell.key for wanted in request.wanted})
     # From what was asked for, not from what is left: the number of threads of a worker follows
     # from it, and sums over threads round differently. So the same command gives the same bits.
@@ -168,9 +166,8 @@ def carry_out(
     workers = args.workers or local.default_workers(device, n_asked, args.ranks)
     if request.suite.kind == "cost":
         workers = 1  # what runs beside it would be timed as well
-    places = f" in {len(request.wanted)} places" if n_cells < len(request.wanted) else ""
     console.print(
-        f"{request.suite.name}, profile {request.profile}: {plural(n_cells, 'cell')}{places}, "
+        f"{request.suite.name}, profile {request.profile}: {cells_text(request)}, "
         f"{n_cells - len(jobs)} on record, {len(jobs)} to run on {device} with {workers} "
         f"worker{'s' if workers > 1 else ''}"
         + (f" of {args.ranks} processes" if args.ranks > 1 else ""),
@@ -189,7 +186,7 @@ def carry_out(
             with display:
                 launcher.run(jobs, display.end, display.tick)
         except KeyboardInterrupt:
-            left = len({wanted.cell.key for wanted in remaining(request, store)[0]})
+            left = len(remaining(request, store)[0])
             if not left:
                 console.print(
                     "interrupted; all cells are on record, and the same command writes the report",

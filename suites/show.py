@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -10,12 +10,13 @@ from rich.table import Table as TextTable
 
 from methods import METHODS
 from reports.caption import metric_text
-from reports.formatting import estimate_text, plural, signed
+from reports.formatting import estimate_text, signed
 from reports.speed import comparisons, quiet
 from reports.table import Cell, Table
 from reports.tuning import Tuning, settings_text
 from suites.engine.architectures import ARCHITECTURES
 from suites.engine.datasets import DATASETS
+from suites.jobs import cells_text
 from suites.request import Request
 from suites.suite import Row, Suite, rows_of
 
@@ -152,18 +153,16 @@ def _listed(title: str, headings: Sequence[str]) -> TextTable:
     return table
 
 
-def show_dry_run(console: Console, request: Request, todo: Container[str]) -> None:
+def show_dry_run(console: Console, request: Request, todo: Collection[str]) -> None:
     """Prints the wanted cells, those marked whose key is to be trained, and what cannot be done."""
-    n_todo = 0
     lines = []
     told = {c["key"]: f": {settings_text(c['settings'])}" for c in request.plan["cells"]
             if "settings" in c}  # fmt: skip
     for wanted in request.wanted:
         to_run = wanted.cell.key in todo
-        n_todo += to_run
         state = "to run   " if to_run else "on record"
         lines.append(f"{state}  {wanted.cell.key}  {wanted}{told.get(wanted.cell.key, '')}")
     for gap in request.plan["unsupported"]:
         lines.append(f"cannot     {gap['row']} on {gap['column']}: {gap['reason']}")
-    lines.append(f"{plural(len(request.wanted), 'cell')}, {n_todo} to do; nothing was run")
+    lines.append(f"{cells_text(request)}, {len(todo)} to do; nothing was run")
     console.file.write("\n".join(lines) + "\n")

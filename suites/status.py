@@ -92,7 +92,7 @@ class Jobs:
     trouble: str | None = None
 
 
-def jobs_of(store: Store, suite: str, wanted: set[str]) -> Jobs:
+def jobs_known(store: Store, suite: str, wanted: set[str]) -> Jobs:
     """What the arrays of a suite and the queue say; Slurm is asked once for all of them."""
     folder = Arrays(store.root.resolve() / "slurm")
     try:
@@ -137,7 +137,7 @@ def show(plan: Plan, store: Store, console: Console) -> int:
     for line in summary.unreadable:
         sys.stderr.write(f"warning: unreadable record: {line}\n")
     live = store.live()
-    jobs = jobs_of(store, plan["suite"], keys)
+    jobs = jobs_known(store, plan["suite"], keys)
     saved = {path.stem for path in store.checkpoints_dir.glob("*.pt")}
     states: dict[tuple[str, str], Counter[str]] = {}
     for cell in plan["cells"]:

@@ -22,7 +22,7 @@ from suites.catalogue import SUITES
 from suites.cluster.packing import packs
 from suites.cluster.sweep import Sweep, require
 from suites.command import Parser, command_on, exit_with, fail
-from suites.jobs import STALE, jobs_of, not_ok, remaining, store_plan
+from suites.jobs import STALE, cells_text, jobs_of, not_ok, remaining, store_plan
 from suites.progress import Display
 from suites.request import Request
 from suites.show import show_dry_run, show_list
@@ -144,8 +144,8 @@ def prepare(
     if note := store_plan(request, store):
         console.print(note, markup=False, highlight=False)
     console.print(
-        f"{request.suite.name}, profile {request.profile}: {plural(len(request.wanted), 'cell')}, "
-        f"{len(request.wanted) - len(todo)} on record; jobs of {plural(where.cpus, 'core')}, "
+        f"{request.suite.name}, profile {request.profile}: {cells_text(request)}, "
+        f"{len(jobs) - len(todo)} on record; jobs of {plural(where.cpus, 'core')}, "
         f"{plural(where.gpus, 'GPU') if where.gpus else 'no GPU'}, {where.minutes} minutes"
         + (f", {where.nodes} nodes each" if where.nodes > 1 else ""),
         highlight=False,

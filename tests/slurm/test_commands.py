@@ -51,6 +51,19 @@ def test_wrong_requests(
     assert not fake.scripts()
 
 
+def test_a_cell_in_two_places_is_one_here_and_on_a_cluster(
+    fake: Fake, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Backprop that is fine-tuned "by itself" is backprop fine-tuned by backprop."""
+    what = ["table3", "--methods", "backprop", "--finetune", "itself", "backprop", "--seeds", "1",
+            "--results-dir", str(tmp_path)]  # fmt: skip
+    for module in (run, submit):
+        assert module.main([*what, "--dry-run"]) == 0
+        assert "2 cells in 4 places, 2 to do" in capsys.readouterr().out
+    assert submit.main(what) == 0
+    assert "2 cells in 4 places, 0 on record" in capsys.readouterr().out
+
+
 def test_cancel_takes_whole_arrays_and_no_other_suites(
     fake: Fake, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
