@@ -12,7 +12,12 @@ from pathlib import Path
 from methods import METHODS, PluginError, plugin
 from reports.plan import TUNING
 from results.published import lines_of
-from suites import (
+from suites.engine.architectures import ARCHITECTURES
+from suites.engine.augmentation import AUGMENTATIONS
+from suites.engine.datasets import DATASETS
+from suites.images.names import CLASSES
+from suites.suite import RequestError, Suite, choose, rows_of
+from suites.tables import (
     ablation_hff,
     audit,
     ff_mnist,
@@ -25,11 +30,6 @@ from suites import (
     table3,
     table4,
 )
-from suites.engine.architectures import ARCHITECTURES
-from suites.engine.augmentation import AUGMENTATIONS
-from suites.engine.datasets import DATASETS
-from suites.images.names import CLASSES
-from suites.suite import RequestError, Suite, choose, rows_of
 
 SUITES: dict[str, Suite] = {
     module.SUITE.name: module.SUITE

@@ -22,7 +22,7 @@ from methods import METHODS
 from results.store import Store
 from suites.engine.plugins import load_methods
 from suites.request import expand
-from suites.table1 import SUITE
+from suites.tables.table1 import SUITE
 
 SEEDS = 5000  # 95,000 cells, in 20 places of which one is not supported
 REFERENCE = Path(__file__).parent.parent / "results" / "reference" / "records"

@@ -25,7 +25,7 @@ from suites.engine.plugins import load_methods
 from suites.engine.trial import Job
 from suites.request import expand
 from suites.suite import RequestError
-from suites.table2 import SUITE
+from suites.tables.table2 import SUITE
 
 load_methods([])
 CPU = torch.device("cpu")

@@ -17,12 +17,13 @@ from torch import Tensor
 from methods import Method, load_builtin
 from results.lease import Lease
 from results.store import Store
-from suites import options, preflight, run, status, table3
+from suites import options, preflight, run, status
 from suites.engine import datasets, engine, evaluation
 from suites.engine.cell import Cell, Protocol
 from suites.engine.trial import Job, Trial
 from suites.request import expand
 from suites.suite import RequestError
+from suites.tables import table3
 from suites.transfer import measure, pretrained, probes
 from suites.transfer.probes import Features, Probe, Score
 

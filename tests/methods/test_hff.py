@@ -16,11 +16,11 @@ from torch import Tensor
 from methods import METHODS, Task, hff
 from methods.base import resolve_config
 from suites import contract
-from suites.ablation_hff import CHOICES, ON_FEATURE_MAPS, SUITE
 from suites.case import Case
 from suites.engine.architectures import ARCHITECTURES
 from suites.request import expand
 from suites.suite import Row
+from suites.tables.ablation_hff import CHOICES, ON_FEATURE_MAPS, SUITE
 from tests.methods.toy import batch, make
 
 LOSSES = ("ce", "smooth", "pairwise")

@@ -15,7 +15,7 @@ from results.store import Store
 from slurm.arrays import Array, Arrays
 from slurm.queue import SlurmError
 from slurm.site import Site
-from suites import submit, table1, table3
+from suites import submit
 from suites.cluster import packing
 from suites.cluster.accidents import accidents, came_from_outside
 from suites.cluster.packing import packs
@@ -25,6 +25,7 @@ from suites.engine import engine
 from suites.engine.plugins import load_methods
 from suites.engine.trial import Job
 from suites.request import expand
+from suites.tables import table1, table3
 from tests.records import make_record
 from tests.slurm.conftest import Fake
 

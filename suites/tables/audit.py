@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from suites.engine.cell import Protocol
 from suites.suite import Profile, Suite
-from suites.table1 import SUITE as TABLE1
+from suites.tables.table1 import SUITE as TABLE1
 
 QUICK = Profile(
     note="Narrow networks and synthetic images of 16x16 pixels: what is measured belongs to the "

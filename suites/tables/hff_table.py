@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from suites.engine.cell import Protocol
 from suites.suite import Profile, Suite, digits
-from suites.table1 import AUGMENTATION as COLOUR
+from suites.tables.table1 import AUGMENTATION as COLOUR
 
 AUGMENTATION = {**COLOUR, "mnist": "crop2"}  # without, the networks overfit within 10 epochs
 

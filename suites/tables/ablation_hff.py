@@ -10,7 +10,7 @@ no sphere, cosine Mono-Forward neither several prototypes nor a margin nor AuxCo
 from __future__ import annotations
 
 from suites.suite import Profile, Row, Suite, digits
-from suites.table1 import standard
+from suites.tables.table1 import standard
 
 
 def _row(suffix: str, label: str, **settings: object) -> Row:

@@ -1,0 +1,1 @@
+"""The tables: each file defines one as `SUITE`; suites/catalogue.py lists them."""
