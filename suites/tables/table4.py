@@ -82,6 +82,12 @@ SUITE = Suite(
         ),
         "paper": Profile(
             note="ImageNet-1k at 224x224 pixels, every method with its default settings.",
+            # without planes: a thousand channels for labels are 100 GB for one mini-batch
+            methods=(
+                *("backprop", "deep-supervision"),
+                *("layerwise", "decoupled", PREDSIM, "hff", "mono-forward"),
+                *("ff", "ff-conv-fourier", "ff-conv-morphological", "noprop-ct", "usf"),
+            ),
             datasets=("imagenet-224px-jpeg",),
             architectures=("alexnet", "vgg11-bn", "layercnn-8x128", "resnet18-imagenet"),
             seeds=1,
