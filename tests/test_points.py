@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -277,4 +278,5 @@ def test_what_stands_beside_a_search_space_counts(tmp_path: Path) -> None:
 def test_a_class_of_a_search_space_alone() -> None:
     part = sources.parse("class A:\n    space = {}\n").definitions["A"]
     assert part.text == "class A:\n    pass"
-    assert "def as_dict" not in "\n".join(sources.used("train", METHODS["hff"]).values())
+    used = sources.used("train", METHODS["hff"]).values()
+    assert "def as_dict" not in "\n".join(itertools.chain.from_iterable(used))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -114,7 +115,7 @@ def test_imports_of_all_forms_are_followed() -> None:
 
 
 def counted(method: str, kind: str = "train") -> str:
-    return "\n".join(sources.used(kind, METHODS[method]).values())
+    return "\n".join(itertools.chain.from_iterable(sources.used(kind, METHODS[method]).values()))
 
 
 @pytest.mark.parametrize(
@@ -211,8 +212,8 @@ class Planted(Method):
 def test_how_a_network_draws_its_weights_counts() -> None:
     """It does not show in the modules as text."""
     found = sources._reached({sources._definition_of(architectures.mlp(2, 5))})
-    assert "def _dense(" in found["suites.engine.architectures"]
-    assert "def _conv(" not in found["suites.engine.architectures"]
+    text = "\n".join(found["suites.engine.architectures"])
+    assert "def _dense(" in text and "def _conv(" not in text
     assert sources.builder_sha("mlp-2x500") != sources.builder_sha("cnn-small")
 
 
@@ -225,7 +226,8 @@ def test_data_without_a_registered_hash_count_by_their_loader() -> None:
     assert str(sources.datasets.DATASETS["digits"].sha256) in sources._data("digits")
     assert "KMNIST" in sources._data("kmnist")
     loader = sources._definition_of(sources.datasets.DATASETS["kmnist"].load)
-    assert "def _channels_first" in sources._reached({loader})["suites.engine.datasets"]
+    text = "\n".join(sources._reached({loader})["suites.engine.datasets"])
+    assert "def _channels_first" in text
 
 
 def plugin_sha(file: Path, text: str) -> str:
@@ -261,6 +263,19 @@ class Planted(Scaled, Method):
     def train_step(self, x, y, phase, progress): return dict(loss=self.scaled(x).sum())
     def logits(self, x, readout="last", rng=None): return x
 """
+
+
+def test_a_definition_may_move_to_another_file(tmp_path: Path) -> None:
+    """Or no file could be renamed, or split, without making records stale."""
+    layer = MEMBERS[MEMBERS.index("class Layer") : MEMBERS.index("@register")]
+    here = plugin_sha(tmp_path / "a.py", MEMBERS)
+    assert plugin_sha(tmp_path / "b.py", MEMBERS) == here
+    below = MEMBERS.replace(layer, "") + "\n" + layer
+    assert plugin_sha(tmp_path / "c.py", below) == here
+    stolen = MEMBERS.replace("    def scaled(self, x):\n        return 2 * x\n", "").replace(
+        "    rate = 0.1\n", "    rate = 0.1\n    def scaled(self, x):\n        return 2 * x\n"
+    )
+    assert plugin_sha(tmp_path / "d.py", stolen) != here  # to another class is something else
 
 
 def test_a_docstring_on_the_line_of_a_definition() -> None:

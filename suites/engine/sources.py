@@ -2,10 +2,11 @@
 
 A record keeps it; where it differs from that of today's sources, the record is shown as stale.
 What counts is found by following names, from the roots of the work through all imports: so adding
-a method, an architecture or a data set, or rewording a docstring, changes no hash. Of a class that
-counts, its fields do, and those functions whose names are mentioned anywhere in what counts: a way
-to predict that only benchmarks time, say, does not. Nor does the dictionary `space` of a class: it
-says what is tuned, and the values that are tried are in the key of each cell.
+a method, an architecture or a data set, or rewording a docstring, changes no hash. Texts count and
+not their places, so that a definition may move to another file. Of a class that counts, its fields
+do, and those functions whose names are mentioned anywhere in what counts: a way to predict that
+only benchmarks time, say, does not. Nor does the dictionary `space` of a class: it says what is
+tuned, and the values that are tried are in the key of each cell.
 
 Left out on purpose: the registries (the network and the data of the cell count by themselves), and
 what keeps and counts without a say in the results: records, checkpoints, costs. What a method takes
@@ -20,6 +21,7 @@ import hashlib
 import importlib
 import importlib.util
 import io
+import itertools
 import sys
 import tokenize
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -144,15 +146,13 @@ def method_sha(kind: str, method: type[Method]) -> str:
     return _sha(used(kind, method))
 
 
-def _sha(texts: Mapping[str, str]) -> str:
-    sha = hashlib.sha256()
-    for module, text in sorted(texts.items()):
-        sha.update(_label(module).encode() + b"\0" + text.encode() + b"\0")
-    return sha.hexdigest()
+def _sha(parts: Mapping[str, Iterable[str]]) -> str:
+    texts = sorted(itertools.chain.from_iterable(parts.values()))
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
-def used(kind: str, method: type[Method]) -> dict[str, str]:
-    """File -> the essence of those of its parts that count for a method, in file order."""
+def used(kind: str, method: type[Method]) -> dict[str, tuple[str, ...]]:
+    """File -> the essences of those of its parts that count for a method, in file order."""
     own = {cls.__module__ for cls in method.__mro__ if _counts(cls.__module__)} - {"methods.base"}
     names = {Name(*root) for root in ROOTS[kind]}
     for module in own:
@@ -161,8 +161,8 @@ def used(kind: str, method: type[Method]) -> dict[str, str]:
     return _reached(names)
 
 
-def _reached(names: Iterable[Name]) -> dict[str, str]:
-    """File -> the essence of what these definitions lead to, themselves included."""
+def _reached(names: Iterable[Name]) -> dict[str, tuple[str, ...]]:
+    """File -> the essences of what these definitions lead to, themselves included."""
     found: set[Name] = set()
     words: set[str] = set()
     whole: set[str] = set()  # files where an attribute is looked up that the text does not name
@@ -184,7 +184,7 @@ def _reached(names: Iterable[Name]) -> dict[str, str]:
         parts = {source.definitions[n.name] for n in found if n.module == module}
         if source.always.text:
             parts.add(source.always)
-        texts[module] = "\n".join(part.text for part in sorted(parts))
+        texts[module] = tuple(part.text for part in sorted(parts))
     return texts
 
 
@@ -213,11 +213,6 @@ def _is_called_by_others(module: str, name: str, member: str) -> bool:
 def _counts(module: str) -> bool:
     """Whether a class of a method's ancestry is ours or a plug-in's, and not of a library."""
     return module.partition(".")[0] not in ("builtins", "abc", "typing", "torch")
-
-
-def _label(module: str) -> str:
-    """The name of a file without its place, which is part of the name of a plug-in's module."""
-    return Path(str(sys.modules[module].__file__)).stem
 
 
 def _resolved(module: str, mentioned: Iterable[str]) -> set[Name]:
@@ -324,7 +319,7 @@ def parse(text: str, package: str = "") -> Source:
         if isinstance(node, ast.ClassDef):
             functions = _functions(node)
             for inner in functions:
-                bind(f"{node.name}.{inner.name}", _definition(inner, lines))
+                bind(f"{node.name}.{inner.name}", _definition(inner, lines, node.name))
             members[node.name] = tuple({f"{node.name}.{inner.name}": None for inner in functions})
     nothing = Definition(0, "", frozenset(), frozenset())
     always = functools.reduce(_joined, rest) if rest else nothing
@@ -366,7 +361,8 @@ def _spaces(node: ast.AST, lines: list[str]) -> list[ast.stmt]:
     return found
 
 
-def _definition(node: ast.stmt, lines: list[str]) -> Definition:
+def _definition(node: ast.stmt, lines: list[str], owner: str = "") -> Definition:
+    """A definition; `owner` is the class that a function belongs to."""
     first = _first_line(node)
     kept = dict(enumerate(lines[first - 1 : node.end_lineno], first))
     functions, spaces = _functions(node), _spaces(node, lines)
@@ -381,7 +377,7 @@ def _definition(node: ast.stmt, lines: list[str]) -> Definition:
             part += f"\n{' ' * node.body[0].col_offset}pass"
         node = ast.ClassDef(node.name, node.bases, node.keywords, left, node.decorator_list)
     elif node.col_offset:  # of a class; its text must not be moved, or a string in it could break
-        part = f"class _:\n{part}"
+        part = f"class {owner or '_'}:\n{part}"
     return Definition(first, essence(part), frozenset(_mentions(node)), frozenset(_words(node)))
 
 
