@@ -16,7 +16,7 @@ from suites import contract
 from suites.case import Case
 from suites.command import Parser, exit_with, fail
 from suites.engine.architectures import ARCHITECTURES
-from suites.engine.engine import use_deterministic_algorithms
+from suites.engine.determinism import use_deterministic_algorithms
 from suites.engine.plugins import load_methods
 from suites.suite import RequestError, choose, rows_of
 

@@ -20,7 +20,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from suites.engine.engine import Job, Outcome
+from suites.engine.trial import Job
+from suites.launching.attempt import Outcome
 
 SPLITS = {"val": "validation"}
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from methods import Task
 from suites.costs.timing import Work, interleaved, ratios
 from suites.engine import augmentation, datasets
-from suites.engine.engine import use_deterministic_algorithms
+from suites.engine.determinism import use_deterministic_algorithms
 from suites.launching import local
 from tests.by_hand import STEPS, TASK, Step, made, noise
 

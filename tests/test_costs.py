@@ -17,12 +17,13 @@ from suites.costs import machine, timing
 from suites.costs.energy import Meter
 from suites.costs.measure import Contestant
 from suites.costs.timing import Timed, Work, interleaved, latencies, ratios, summary
-from suites.engine import datasets, engine
+from suites.engine import datasets
 from suites.engine.architectures import mlp
 from suites.engine.cell import Cell, Protocol
 from suites.engine.memory import peak_bytes
 from suites.engine.plugins import load_methods
 from suites.engine.trial import Job
+from suites.launching import attempt
 from suites.request import expand
 from suites.suite import RequestError
 from suites.tables.table2 import SUITE
@@ -143,7 +144,7 @@ def test_the_best_of_a_machine_is_counted_as_flops_are(make: Any) -> None:
 def test_the_cost_of_a_cell(method: str, tmp_path: Path) -> None:
     cell = cost_cell(method)
     job = Job(cell, "label", "table2", "quick", "command", tmp_path)
-    assert engine.run(job).status == "ok"
+    assert attempt.run(job).status == "ok"
     record = Store(tmp_path).read([cell.key]).records[cell.key]
     json.dumps(record, allow_nan=False)
     speed = record["speed"]
@@ -208,7 +209,7 @@ def test_going_back_to_the_start_restores_weights_and_optimizers() -> None:
 def test_a_batch_that_the_noise_is_too_small_for_is_no_silent_smaller_one(tmp_path: Path) -> None:
     cell = cost_cell(batch=5000)
     job = Job(cell, "label", "table2", "quick", "command", tmp_path)
-    outcome = engine.run(job)
+    outcome = attempt.run(job)
     assert outcome.status == "failed" and "4096 images, a batch 5000" in str(outcome.reason)
 
 

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from methods import METHODS
 from results import Store
-from suites.costs import counts
-from suites.engine import datasets, engine, evaluation, prefix, training, trial
+from suites.engine import counts, datasets, evaluation, prefix, training, trial
 from suites.engine.cell import Cell, Protocol
 from suites.engine.clock import Clock
 from suites.engine.plugins import load_methods
 from suites.engine.trial import Job
+from suites.launching import attempt
 
 load_methods([])
 ROOT = Path(__file__).parent.parent
@@ -54,7 +54,7 @@ def results(record: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_record_holds_what_was_asked(tmp_path: Path) -> None:
     work = job(tmp_path)
-    assert engine.run(work).status == "ok"
+    assert attempt.run(work).status == "ok"
     record = record_of(work)
     assert record["cell"] == work.cell.identity()
     assert record["curves"]["epoch"] == [1, 2]
@@ -67,16 +67,16 @@ def test_a_record_holds_what_was_asked(tmp_path: Path) -> None:
 
 def test_a_finished_cell_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     work = job(tmp_path)
-    engine.run(work)
-    monkeypatch.setattr(engine, "attempt", lambda *a: pytest.fail("trained twice"))
-    assert engine.run(work).status == "ok"
+    attempt.run(work)
+    monkeypatch.setattr(attempt, "_attempt", lambda *a: pytest.fail("trained twice"))
+    assert attempt.run(work).status == "ok"
 
 
 def test_a_cell_leased_by_another_process_is_left_alone(tmp_path: Path) -> None:
     work = job(tmp_path)
-    lease = engine.Lease(tmp_path / "live" / f"{work.cell.key}.json", {})
+    lease = attempt.Lease(tmp_path / "live" / f"{work.cell.key}.json", {})
     assert lease.acquire()
-    assert engine.run(work).status == "busy"
+    assert attempt.run(work).status == "busy"
 
 
 @pytest.mark.parametrize("report", [5, 21], ids=["in training", "in validation"])
@@ -95,7 +95,7 @@ def test_who_has_lost_the_cell_to_another_process_writes_nothing_more(
             path.write_text(theirs)
             time.sleep(0.6)  # a lease is looked at twice a second
 
-    assert engine.run(work, watch=lose).status == "busy"
+    assert attempt.run(work, watch=lose).status == "busy"
     assert path.read_text() == theirs
     assert not list(tmp_path.glob("checkpoints/*")) and not list(tmp_path.glob("records/*"))
 
@@ -108,13 +108,13 @@ def test_stopping_and_resuming_changes_no_bit(method: str, every: int, tmp_path:
     if method == "noprop":
         change["settings"] = {"steps": 3}
     whole = job(tmp_path / "whole", method, **change)
-    engine.run(whole)
+    attempt.run(whole)
     work = job(tmp_path / "parts", method, **change)
     sessions = 0
     while sessions < 10:
         seen: list[int] = []
         sessions += 1
-        done = engine.run(
+        done = attempt.run(
             work,
             stop=lambda seen=seen: bool(seen) and seen[-1] - seen[0] == every - 1,
             watch=lambda progress, seen=seen: seen.extend([progress["step"]] if progress else []),
@@ -132,10 +132,10 @@ def test_what_is_frozen_is_computed_once(
 ) -> None:
     """A cached prefix must train the same network, and be the prefix of a resumed run as well."""
     kept = job(tmp_path / "kept", method)
-    engine.run(kept)
+    attempt.run(kept)
     monkeypatch.setattr(prefix, "FROZEN_BYTES", 0)
     anew = job(tmp_path / "anew", method)
-    engine.run(anew)
+    attempt.run(anew)
     one, other = record_of(kept), record_of(anew)
     assert one["status"] == other["status"] == "ok"
     assert one["curves"]["train_loss"] == pytest.approx(other["curves"]["train_loss"], rel=1e-3)
@@ -143,14 +143,14 @@ def test_what_is_frozen_is_computed_once(
 
 def test_stopping_with_a_frozen_prefix_changes_no_bit(tmp_path: Path) -> None:
     whole, work = job(tmp_path / "whole", "layerwise"), job(tmp_path / "parts", "layerwise")
-    engine.run(whole)
+    attempt.run(whole)
     steps: list[int] = []
-    engine.run(
+    attempt.run(
         work,
         stop=lambda: bool(steps) and steps[-1] == 27,  # in the second half of the phases
         watch=lambda progress: steps.extend([progress["step"]] if progress else []),
     )
-    assert engine.run(work).status == "ok"
+    assert attempt.run(work).status == "ok"
     assert results(record_of(work)) == results(record_of(whole))
 
 
@@ -166,8 +166,8 @@ def test_images_are_shown_once_ahead_of_the_first_step(
 
     monkeypatch.setattr(METHODS["backprop"], "start", start)
     work = job(tmp_path, "backprop")
-    engine.run(work, lambda: True)
-    engine.run(work)
+    attempt.run(work, lambda: True)
+    attempt.run(work)
     assert seen == [1294]
 
 
@@ -176,7 +176,7 @@ def test_stopping_while_images_are_evaluated_changes_no_bit(
 ) -> None:
     """Stopped at every single batch of validation and test once, then let through."""
     whole, work = job(tmp_path / "whole", "ff"), job(tmp_path / "parts", "ff")
-    engine.run(whole)
+    attempt.run(whole)
     allowed = [0]
 
     def alive(self: trial.Trial) -> None:
@@ -187,21 +187,21 @@ def test_stopping_while_images_are_evaluated_changes_no_bit(
     monkeypatch.setattr(trial.Trial, "alive", alive)
     for n in range(20):
         allowed[0] = n
-        if engine.run(work).status == "ok":
+        if attempt.run(work).status == "ok":
             break
     assert results(record_of(work)) == results(record_of(whole))
 
 
 def test_a_corrupt_checkpoint_is_set_aside_and_the_cell_starts_anew(tmp_path: Path) -> None:
     work = job(tmp_path)
-    engine.run(work, lambda: True)
+    attempt.run(work, lambda: True)
     path = next(tmp_path.glob("checkpoints/*.pt"))
     path.write_bytes(path.read_bytes()[:1000])
-    outcome = engine.run(work)
+    outcome = attempt.run(work)
     assert outcome.status == "ok"
     assert str(path) in outcome.warnings[0] and "set-aside" in outcome.warnings[0]
     whole = job(tmp_path / "whole")
-    engine.run(whole)
+    attempt.run(whole)
     assert results(record_of(work)) == results(record_of(whole))
 
 
@@ -214,7 +214,7 @@ def test_a_checkpoint_outlives_trouble_that_may_pass(
 ) -> None:
     """Hours of training must not be set aside for a moment of a full GPU or a slow file system."""
     work = job(tmp_path)
-    engine.run(work, lambda: True)
+    attempt.run(work, lambda: True)
     (path,) = tmp_path.glob("checkpoints/*.pt")
 
     def fail(*args: Any, **more: Any) -> None:
@@ -222,11 +222,11 @@ def test_a_checkpoint_outlives_trouble_that_may_pass(
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "load", fail)
-        assert engine.run(work).status == status
+        assert attempt.run(work).status == status
     assert path.exists() and not list(tmp_path.glob("set-aside/*"))
     left = path.with_name(f".part-{path.name}.node1.7")  # of a writer that was killed
     left.touch()
-    assert engine.run(work).status == "ok" and record_of(work)["sessions"] == 2
+    assert attempt.run(work).status == "ok" and record_of(work)["sessions"] == 2
     assert not left.exists()
 
 
@@ -234,9 +234,9 @@ def test_a_checkpoint_of_other_sources_is_not_continued(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = job(tmp_path)
-    engine.run(work, lambda: True)
+    attempt.run(work, lambda: True)
     monkeypatch.setattr(Cell, "code_sha", lambda self: "other")
-    engine.run(work)
+    attempt.run(work)
     assert record_of(work)["sessions"] == 1
 
 
@@ -251,7 +251,7 @@ def test_divergence_names_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(METHODS["hff"], "train_step", poisoned)  # one step is for the cost
     work = job(tmp_path)
-    outcome = engine.run(work)
+    outcome = attempt.run(work)
     assert outcome.status == "diverged" and "step 27" in str(outcome.reason)
     record = record_of(work)
     assert record["metrics"] == {} and len(record["curves"]["train_loss"]) == 1
@@ -264,7 +264,7 @@ def test_an_exception_becomes_a_record(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(METHODS["hff"], "features", broken)
     monkeypatch.setattr(METHODS["hff"], "logits", broken)
     work = job(tmp_path)
-    assert engine.run(work).status == "failed"
+    assert attempt.run(work).status == "failed"
     record = record_of(work)
     assert record["reason"] == "RuntimeError: no luck today" and "Traceback" in record["error"]
     assert list(tmp_path.glob("records/*.failed-1.json"))
@@ -291,10 +291,10 @@ def test_costs_against_closed_forms() -> None:
 
 def test_measuring_costs_does_not_touch_the_run(tmp_path: Path, monkeypatch: Any) -> None:
     plain = job(tmp_path / "a")
-    engine.run(plain)
+    attempt.run(plain)
     monkeypatch.setattr(trial.counts, "count", lambda *a: {})
     unmeasured = job(tmp_path / "b")
-    engine.run(unmeasured)
+    attempt.run(unmeasured)
     assert record_of(plain)["metrics"] == record_of(unmeasured)["metrics"]
 
 
@@ -343,7 +343,7 @@ def test_products_in_bfloat16(method: str, tmp_path: Path) -> None:
         ),
     )  # fmt: skip
     assert half.cell.key != full.cell.key
-    assert engine.run(full).status == engine.run(half).status == "ok"
+    assert attempt.run(full).status == attempt.run(half).status == "ok"
     one, two = record_of(full), record_of(half)
     losses = [record["curves"]["train_loss"] for record in (one, two)]
     assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.1)

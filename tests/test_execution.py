@@ -14,13 +14,13 @@ from torch import nn
 from methods import METHODS, Method, Task
 from results.store import Store
 from suites.auditing.sharing import double_precision
-from suites.engine import engine
 from suites.engine.architectures import ARCHITECTURES
 from suites.engine.cell import Cell, Protocol
 from suites.engine.execution import CHOICES, carry_out
 from suites.engine.plugins import load_methods
 from suites.engine.precision import computing
 from suites.engine.trial import Job
+from suites.launching import attempt
 from suites.suite import rows_of
 
 TASK = Task("t", (1, 8, 8), 5)
@@ -154,7 +154,7 @@ def test_a_choice_that_a_method_does_not_bear_is_refused(
     protocol = Protocol(1, batch_size=64, execution=("summed_backward",))
     data = "digits" if kind == "train" else "noise-1x8x8-c10"
     cell = Cell.of("hff", {}, "mlp-2x500", data, protocol, 0, kind, "cpu")
-    outcome = engine.run(Job(cell, "a cell", "table1", "quick", "command", tmp_path))
+    outcome = attempt.run(Job(cell, "a cell", "table1", "quick", "command", tmp_path))
     assert outcome.status == "failed" and words in str(outcome.reason)
     assert "--execution summed_backward" in str(outcome.reason)
 
@@ -181,7 +181,7 @@ def test_cells_run_in_every_way(kind: Any, tmp_path: Path, monkeypatch: pytest.M
         data = "digits" if kind == "train" else "noise-1x8x8-c10"
         cell = Cell.of("hff", {}, "cnn-small", data, protocol, 0, kind, "cpu")
         job = Job(cell, "a cell", "table1", "quick", "command", tmp_path)
-        assert engine.run(job).status == "ok"
+        assert attempt.run(job).status == "ok"
         record = Store(tmp_path).read([cell.key]).records[cell.key]
         assert record["cell"]["protocol"].get("execution", []) == list(execution)
         if kind == "train":

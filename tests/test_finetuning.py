@@ -14,13 +14,14 @@ import torchvision.models
 from methods import Method, Task, load_builtin
 from results.store import Store
 from suites import run
-from suites.engine import datasets, engine
+from suites.engine import datasets
 from suites.engine.architectures import ARCHITECTURES
 from suites.engine.cell import Cell, Protocol
 from suites.engine.checkpoint import Checkpoint
 from suites.engine.passes import stacks_of
 from suites.engine.trial import Job, Stopped, Trial
 from suites.images import sample
+from suites.launching import attempt
 from suites.transfer import measure, pretrained, probes, tuning, weights
 from suites.transfer.weights import WeightsError
 
@@ -206,7 +207,7 @@ def test_probes_on_published_weights(tmp_path: Path, published: Path) -> None:
     job = Job(
         cell, "", "table3", "standard", "", tmp_path / "runs", tmp_path, weights=published
     )  # fmt: skip
-    assert engine.run(job).status == "ok"
+    assert attempt.run(job).status == "ok"
     found = Store(tmp_path / "runs").read([cell.key]).records[cell.key]["metrics"]["test"]
     whole = torchvision.models.get_model(MODEL, weights=None).eval()
     whole.load_state_dict(torch.load(published))

@@ -21,12 +21,11 @@ import torch
 from results.store import Store
 from suites import preflight, run
 from suites.catalogue import SUITES
-from suites.engine import engine
 from suites.engine.cell import Cell, Protocol
 from suites.engine.plugins import load_methods
 from suites.engine.trial import Job
 from suites.images import sample
-from suites.launching import group, local, nodes
+from suites.launching import attempt, group, local, nodes
 from suites.request import expand
 from suites.suite import RequestError
 
@@ -40,7 +39,7 @@ def job(folder: Path, method: str, architecture: str, ranks: int, **protocol: An
     return Job(cell, "a cell", "table1", "quick", "command", folder, ranks=ranks)
 
 
-def together(one: Job, stop: Any = lambda: False) -> engine.Outcome:
+def together(one: Job, stop: Any = lambda: False) -> attempt.Outcome:
     return group.run(one, ["cpu"] * one.ranks, READY, stop)
 
 
@@ -63,7 +62,7 @@ def test_two_processes_give_the_result_of_one(
     found = []
     for ranks in (1, 2):
         one = job(tmp_path / str(ranks), method, architecture, ranks, **protocol)
-        outcome = engine.run(one) if ranks == 1 else together(one)
+        outcome = attempt.run(one) if ranks == 1 else together(one)
         assert outcome.status == "ok", outcome.reason
         found.append(record(one))
     alone, shared = found

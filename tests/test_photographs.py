@@ -13,7 +13,7 @@ import torch
 from methods import METHODS, Task, load_builtin
 from results.store import Store
 from suites import options, run
-from suites.engine import datasets, engine, training
+from suites.engine import datasets, training
 from suites.engine.architectures import ARCHITECTURES
 from suites.engine.cell import Cell, Protocol
 from suites.engine.checkpoint import Checkpoint
@@ -23,6 +23,7 @@ from suites.engine.trial import Job, Stopped, Trial
 from suites.images import folders, sample
 from suites.images.folders import DatasetError
 from suites.images.pictures import Pictures
+from suites.launching import attempt
 
 load_builtin()
 
@@ -101,7 +102,7 @@ def test_a_broken_photograph_is_the_reason_on_record(tmp_path: Path) -> None:
     folders.read.cache_clear()
     wanted = cell("digit-photos-32px-jpeg-c2", epochs=1)
     job = Job(wanted, "x", "table4", "quick", "", tmp_path / "runs", tmp_path / "data")
-    outcome = engine.run(job)
+    outcome = attempt.run(job)
     assert outcome.status == "failed" and broken.name in str(outcome.reason)
 
 

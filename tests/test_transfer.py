@@ -18,9 +18,10 @@ from methods import Method, load_builtin
 from results.lease import Lease
 from results.store import Store
 from suites import options, preflight, run, status
-from suites.engine import datasets, engine, evaluation
+from suites.engine import datasets, evaluation
 from suites.engine.cell import Cell, Protocol
 from suites.engine.trial import Job, Trial
+from suites.launching import attempt
 from suites.request import expand
 from suites.suite import RequestError
 from suites.tables import table3
@@ -271,7 +272,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_network_is_trained_once_for_all_its_targets(tmp_path: Path, trained: list[str]) -> None:
     cells = [cell(), dataclasses.replace(cell(), dataset=SOURCE), cell(epochs=0)]
     for wanted in cells:
-        assert engine.run(job(tmp_path, wanted)).status == "ok"
+        assert attempt.run(job(tmp_path, wanted)).status == "ok"
     assert trained == [SOURCE]
     records = [record(tmp_path, wanted) for wanted in cells]
     assert {*records[0]["metrics"]["test"]} >= {
@@ -306,7 +307,7 @@ def test_what_is_pretrained_is_the_cell_of_a_training(tmp_path: Path) -> None:
     """Its accuracy on the source is the one on record for that cell, to the last image."""
     source = cell().pretraining()
     assert source == Cell.of("hff", {}, "mlp-2x500", SOURCE, Protocol(epochs=2, batch_size=64), 0)
-    engine.run(job(tmp_path, source))
+    attempt.run(job(tmp_path, source))
     trial = Trial(job(tmp_path, cell()), torch.device("cpu"), None)  # type: ignore[arg-type]
     method, task = pretrained.pretrained(trial)
     data = datasets.load(SOURCE, None, source.protocol.val_fraction)
@@ -319,10 +320,10 @@ def test_what_is_pretrained_is_the_cell_of_a_training(tmp_path: Path) -> None:
 def test_stopped_in_pretraining_and_gone_on_with(tmp_path: Path, trained: list[str]) -> None:
     """The same numbers as without the stop."""
     asked = iter(range(10**6))
-    assert engine.run(job(tmp_path / "a", cell()), lambda: next(asked) > 12).status == "stopped"
+    assert attempt.run(job(tmp_path / "a", cell()), lambda: next(asked) > 12).status == "stopped"
     assert len(list(tmp_path.glob("a/checkpoints/*"))) == 1
     for folder in ("a", "b"):
-        engine.run(job(tmp_path / folder, cell()))
+        attempt.run(job(tmp_path / folder, cell()))
     one, other = record(tmp_path / "a", cell()), record(tmp_path / "b", cell())
     assert one["metrics"] == other["metrics"] and len(trained) == 3
 
@@ -346,7 +347,7 @@ def test_who_finds_another_at_the_pretraining_waits(
     tmp_path: Path, trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is not trained a second time."""
-    engine.run(job(tmp_path / "other", cell()))
+    attempt.run(job(tmp_path / "other", cell()))
     store, source = Store(tmp_path / "here"), cell().pretraining()
     lease = Lease(store.live_dir / f"{source.key}.json", {})
     assert lease.acquire()
@@ -356,29 +357,29 @@ def test_who_finds_another_at_the_pretraining_waits(
         lease.release()
 
     monkeypatch.setattr(pretrained.time, "sleep", finish)
-    assert engine.run(job(store.root, cell())).status == "ok" and len(trained) == 1
+    assert attempt.run(job(store.root, cell())).status == "ok" and len(trained) == 1
     one, other = record(store.root, cell()), record(tmp_path / "other", cell())
     assert one["metrics"] == other["metrics"]
     assert other["timings"]["train_s"] > 0 == one["timings"]["train_s"]
 
 
 def test_weights_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    engine.run(job(tmp_path, cell()))
+    attempt.run(job(tmp_path, cell()))
     (path,) = tmp_path.glob("pretrained/*")
     other = dataclasses.replace(cell(), dataset=SOURCE)
     for text in (b"", path.read_bytes()[:5000]):
         path.write_bytes(text)
-        outcome = engine.run(job(tmp_path, other))
+        outcome = attempt.run(job(tmp_path, other))
         assert outcome.status == "failed" and f"{path} cannot be read" in str(outcome.reason)
     torch.save({"blocks.0.weights.weight": torch.zeros(2)}, path)
-    assert "cannot be read" in str(engine.run(job(tmp_path, other)).reason)
+    assert "cannot be read" in str(attempt.run(job(tmp_path, other)).reason)
     torch.save({}, path)
-    assert "does not fit" in str(engine.run(job(tmp_path, other)).reason)
+    assert "does not fit" in str(attempt.run(job(tmp_path, other)).reason)
 
 
 def test_probes_see_the_target_alone(tmp_path: Path) -> None:
     """Shuffled training labels of the target give chance, shuffled test labels change no choice."""
-    engine.run(job(tmp_path, cell()))
+    attempt.run(job(tmp_path, cell()))
     before = record(tmp_path, cell())["metrics"]
     trial = Trial(job(tmp_path, cell()), torch.device("cpu"), None)  # type: ignore[arg-type]
     data = datasets.load(TARGET, None, 0.1)
@@ -425,7 +426,7 @@ def test_features_that_are_no_numbers_are_a_divergence(
 
     wanted = cell("backprop", epochs=0)
     monkeypatch.setattr(wanted.method_class(), "features", broken)
-    outcome = engine.run(job(tmp_path, wanted))
+    outcome = attempt.run(job(tmp_path, wanted))
     assert (outcome.status, outcome.reason) == (
         "diverged", "the activities of block 2 are not finite",
     )  # fmt: skip

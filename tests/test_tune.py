@@ -20,10 +20,9 @@ from results import tuned
 from results.store import Store
 from suites import options, run, tune
 from suites.catalogue import SUITES
-from suites.engine import engine
 from suites.engine.cell import Cell
 from suites.engine.trial import Job
-from suites.launching import local
+from suites.launching import attempt, local
 from suites.request import Request, expand
 from suites.suite import Row
 from tests.records import make_record
@@ -409,7 +408,7 @@ def test_an_interrupted_tuning_goes_on(
         for job in jobs:
             if len(ran) == most:
                 raise KeyboardInterrupt
-            on_end(job, engine.run(job))
+            on_end(job, attempt.run(job))
             ran.append(job.cell.key)
 
     monkeypatch.setattr(local.Launcher, "run", here)

@@ -15,8 +15,8 @@ from results.store import Store
 from slurm import queue
 from slurm.arrays import Array, Arrays, alive
 from slurm.queue import Entry
-from suites.engine import engine
 from suites.engine.trial import Job
+from suites.launching import attempt
 
 STATUS = {"TIMEOUT": "timeout", "DEADLINE": "timeout", "OUT_OF_MEMORY": "oom"}  # else "killed"
 LOST = "Slurm job"  # begins the reason of a record that a job could not make itself
@@ -117,7 +117,7 @@ def _record(job: Job, array: Array, n: int, fate: str) -> Record:
     what = fate or "no longer in the queue, without a word"
     if fate.startswith("COMPLETED"):  # in good order, and yet
         what = "stopped ahead of its end, before the cell came any further"
-    record = engine.accident(job, status, f"{LOST} {array.number(n)}: {what}")
+    record = attempt.accident(job, status, f"{LOST} {array.number(n)}: {what}")
     if record["error"]:  # the cell's own last words say more than those of its job
         return record
     log = array.log(n)

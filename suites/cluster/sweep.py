@@ -37,8 +37,8 @@ from suites.cluster.accidents import Entries, accidents, bury, came_from_outside
 from suites.cluster.packing import packs
 from suites.cluster.work import CellWork
 from suites.engine import environment
-from suites.engine.engine import Outcome
 from suites.engine.trial import Job
+from suites.launching.attempt import Outcome
 
 LOOK_S = 10.0  # between two looks at the queue of those who follow
 

@@ -13,11 +13,10 @@ from pathlib import Path
 from results.store import Store
 from slurm import job
 from suites.cluster.accidents import came_from_outside, is_told
-from suites.engine import engine
-from suites.engine.engine import Outcome
 from suites.engine.plugins import load_methods
 from suites.engine.trial import Job
-from suites.launching import local, nodes
+from suites.launching import attempt, local, nodes
+from suites.launching.attempt import Outcome
 
 PATIENCE_S = 180.0  # longer than it takes to know that another machine is dead
 LAST_WORDS_S = 30.0  # of the time between warning and end, for what comes after the checkpoints
@@ -82,7 +81,7 @@ class CellWork:
         load_methods(self.plugins)
         store = Store(self.jobs[0].results_dir)
         for one in self._left():
-            store.publish(engine.accident(one, "timeout", reason))
+            store.publish(attempt.accident(one, "timeout", reason))
 
 
 def _say(job: Job, outcome: Outcome) -> None:

@@ -29,10 +29,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from methods import Method
 from suites.costs import machine
-from suites.costs.counts import PHASE_SAMPLE, count
 from suites.costs.timing import Timed, Work, interleaved, latencies, ratios, summary
 from suites.engine import datasets, execution
 from suites.engine.cell import Cell, Protocol
+from suites.engine.counts import PHASE_SAMPLE, count
 from suites.engine.datasets import Data
 from suites.engine.memory import PeakMemory, peak_bytes
 from suites.engine.passes import count_passes

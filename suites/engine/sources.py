@@ -39,8 +39,8 @@ NO_CODE = ("PUBLISHED", "SUITE")
 # kind of cell -> (file, definition) that the work starts from
 ALL = (
     ("methods.base", "Method"), ("methods.blocks", "Block"), ("methods.blocks", "Blocks"),
-    ("suites.engine.datasets", "load"), ("suites.engine.engine", "use_deterministic_algorithms"),
-    ("suites.engine.cell", "Cell.method_config"),
+    ("suites.engine.datasets", "load"), ("suites.engine.cell", "Cell.method_config"),
+    ("suites.engine.determinism", "use_deterministic_algorithms"),
 )  # fmt: skip
 CARRIED_OUT = (
     ("suites.engine.cell", "Cell.build"), ("suites.engine.execution", "carry_out"),
@@ -69,7 +69,8 @@ ROOTS = {
 FOLLOWED = (
     "methods.", "suites.auditing.", "suites.costs.", "suites.engine.architectures",
     "suites.engine.augmentation", "suites.images.",
-    "suites.engine.clock", "suites.engine.datasets", "suites.engine.evaluation",
+    "suites.engine.clock", "suites.engine.counts", "suites.engine.datasets",
+    "suites.engine.evaluation",
     "suites.engine.execution",
     "suites.engine.memory", "suites.engine.passes", "suites.engine.precision",
     "suites.engine.prefix", "suites.engine.seeds",

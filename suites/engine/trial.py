@@ -22,8 +22,7 @@ import torch
 from torch import Tensor
 
 from methods import Method, batch
-from suites.costs import counts
-from suites.engine import evaluation, execution, ranks
+from suites.engine import counts, evaluation, execution, ranks
 from suites.engine.cell import Cell, Start
 from suites.engine.checkpoint import (
     Checkpoint,

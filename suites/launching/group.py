@@ -25,9 +25,9 @@ import torch
 import torch.distributed as dist
 
 from results.store import Store
-from suites.engine import engine
-from suites.engine.engine import Outcome
 from suites.engine.trial import Job
+from suites.launching import attempt
+from suites.launching.attempt import Outcome
 
 WARNINGS = {signal.SIGTERM, signal.SIGUSR2}  # Slurm sends them to all processes of a job
 WORD_S = 5.0  # to wait for word of the first process when another one is gone
@@ -127,7 +127,7 @@ def run(
     stop: Callable[[], bool],
     nodes: Sequence[Node] = (),
 ) -> Outcome:
-    """Runs a cell in one process for each device; as engine.run.
+    """Runs a cell in one process for each device; as attempt.run.
 
     Args:
         devices: of the ranks; every machine has as many of them.
@@ -214,7 +214,7 @@ def _bury(job: Job, processes: Sequence[Any], nodes: Sequence[Node]) -> Outcome:
     elif code < 0:
         status, how = "killed", f"was killed by {signal.Signals(-code).name}"
     reason = f"process {rank + 1} of {len(codes)} {how}"
-    Store(job.results_dir).publish(engine.accident(job, status, reason))
+    Store(job.results_dir).publish(attempt.accident(job, status, reason))
     return Outcome(status, reason)
 
 
@@ -242,9 +242,9 @@ def _rank(part: Part, rank: int, parent: int, pipe: Connection | None) -> None:
     with joined(rank, part.devices, part.where):
         mine = part.job.on(part.devices[rank])
         if pipe is None:  # Slurm tells all processes of a job to end; the first one decides when
-            engine.assist(mine)
+            attempt.assist(mine)
         else:
-            pipe.send(engine.run(mine, stop))
+            pipe.send(attempt.run(mine, stop))
 
 
 def _end_with(parent: int) -> None:

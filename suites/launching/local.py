@@ -24,11 +24,11 @@ import torch
 
 from results.command import trouble
 from results.store import Store
-from suites.engine import engine
-from suites.engine.engine import Outcome
+from suites.engine.determinism import use_deterministic_algorithms
 from suites.engine.plugins import load_methods
 from suites.engine.trial import Job
-from suites.launching import group, nodes
+from suites.launching import attempt, group, nodes
+from suites.launching.attempt import Outcome
 
 BUSY_RETRY_S = 1.0
 STOP_PATIENCE_S = 60.0
@@ -242,7 +242,7 @@ def _bury(worker: Worker, job: Job) -> Outcome:
 def _recorded(job: Job, status: str, reason: str) -> Outcome:
     """An accident with its record, as far as the disk allows one."""
     try:
-        Store(job.results_dir).publish(engine.accident(job, status, reason))
+        Store(job.results_dir).publish(attempt.accident(job, status, reason))
     except OSError as error:
         reason += f"; no record could be written: {trouble(error)}"
     return Outcome(status, reason)
@@ -304,7 +304,7 @@ def _work(
                 ready = functools.partial(_get_ready, threads, plugins)
                 outcome = group.run(job, devices, ready, stop, others)
             else:
-                outcome = engine.run(job.on(devices[0]), stop)
+                outcome = attempt.run(job.on(devices[0]), stop)
         with contextlib.suppress(OSError):
             pipe.send(outcome)
         if _ends_after(outcome, job):
@@ -314,7 +314,7 @@ def _work(
 def _get_ready(threads: int, plugins: list[str]) -> None:
     """What every process that trains does first."""
     torch.set_num_threads(threads)
-    engine.use_deterministic_algorithms()
+    use_deterministic_algorithms()
     load_methods(plugins)
 
 

@@ -21,9 +21,9 @@ from suites.cluster.accidents import accidents, came_from_outside
 from suites.cluster.packing import packs
 from suites.cluster.sweep import Sent, Sweep, cancel
 from suites.cluster.work import CellWork
-from suites.engine import engine
 from suites.engine.plugins import load_methods
 from suites.engine.trial import Job
+from suites.launching import attempt
 from suites.request import expand
 from suites.tables import table1, table3
 from tests.records import make_record
@@ -69,7 +69,7 @@ def show(fake: Fake, array: Array, *states: str) -> None:
 
 def finish(sweep: Sweep, keys: list[str], status: str = "ok", reason: str = "") -> None:
     for key in keys:
-        sweep.store.publish(engine.accident(sweep.jobs[key], status, reason))
+        sweep.store.publish(attempt.accident(sweep.jobs[key], status, reason))
 
 
 def statuses(sweep: Sweep) -> dict[str, str]:
@@ -280,7 +280,7 @@ def test_cells_of_others_are_left_alone(sweep: Sweep, fake: Fake) -> None:
 def test_packs_follow_what_is_known(sweep: Sweep, fake: Fake) -> None:
     """A seed that took long is taken for the measure of the others."""
     key = next(iter(sweep.jobs))
-    record = engine.accident(sweep.jobs[key], "ok", "")
+    record = attempt.accident(sweep.jobs[key], "ok", "")
     record["timings"] |= {"train_s": 600.0, "eval_s": 0.0}
     sweep.store.publish(record)
     sweep.submit()
@@ -296,7 +296,7 @@ def test_following_tries_again_and_gives_up(
     """Killed cells a bounded number of times, failed ones not at all."""
     monkeypatch.setattr("suites.cluster.sweep.LOOK_S", 0.0)
     hours = map(str, range(10**6))  # accidents of a cell are some time apart
-    monkeypatch.setattr("suites.engine.engine.now", lambda: next(hours))
+    monkeypatch.setattr("suites.launching.attempt.now", lambda: next(hours))
     keys = list(sweep.jobs)
     finish(sweep, keys[:1], "failed", "of an earlier day")
     ended: dict[str, str] = {}

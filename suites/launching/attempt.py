@@ -1,4 +1,4 @@
-"""The engine: runs one cell, once at a time, and turns whatever happens into a record."""
+"""One cell: runs it, once at a time, and turns whatever happens into a record."""
 
 from __future__ import annotations
 
@@ -51,18 +51,6 @@ class Outcome:
         return Outcome(record["status"], record["reason"], tuple(record["warnings"]), accuracies)
 
 
-def use_deterministic_algorithms() -> None:
-    """Same seed, same bits, as far as torch can; called once in every process that trains."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    # filling every new tensor guards against reading uninitialised memory, at a cost in speed
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.backends.cudnn.benchmark = False
-    # the protocol says float32; TensorFloat-32 has 10 bits of mantissa, and is on by default
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
-
-
 def run(
     job: Job,
     stop: Callable[[], bool] = lambda: False,
@@ -94,7 +82,7 @@ def run(
         if found.newer:
             return Outcome("failed", found.newer[0])
         checkpoint = Checkpoint(store, job.cell)
-        record = attempt(job, checkpoint, stop, report)
+        record = _attempt(job, checkpoint, stop, report)
         record["warnings"] = [*record["warnings"], *found.unreadable]
         if store.publish(record) is None:
             in_vain = "in vain: another process has published its record first"
@@ -121,7 +109,7 @@ def assist(job: Job) -> None:
         trial.assist(data)
 
 
-def attempt(
+def _attempt(
     job: Job,
     checkpoint: Checkpoint,
     stop: Callable[[], bool],
