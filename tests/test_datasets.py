@@ -102,6 +102,46 @@ def test_missing_data_says_where_and_what_to_do(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
+IMAGES, LABELS = torch.zeros(6, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 2, 0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "told"),
+    [
+        (IMAGES, LABELS.float(), "labels are torch.float32 (6,), not int64 (6,)"),
+        (IMAGES, LABELS[:, None], "labels are torch.int64 (6, 1), not int64 (6,)"),
+        (IMAGES, LABELS.clamp(max=1), "registered with 3 classes, and its highest label is 1"),
+        (IMAGES, LABELS + 1, "labels run from 1 to 3, not from 0 to 2"),
+        (IMAGES.float(), LABELS, "images are torch.float32"),
+        (IMAGES[:5], LABELS, "5 images, 6 labels"),
+        (IMAGES.numpy(), LABELS, "must return torch tensors"),
+        (None, LABELS, "its loader fails (AttributeError: "),
+    ],
+)
+def test_what_a_loader_gets_wrong_is_said_of_the_loader(
+    images: Tensor, labels: Tensor, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loader(folder: Path, download: bool) -> tuple[datasets.Images, datasets.Images]:
+        part = IMAGES.nothing if images is None else images, labels
+        return part, part
+
+    mine = datasets.Dataset("mine", 3, (1, 8, 8), loader, embedded=True)
+    monkeypatch.setitem(datasets.DATASETS, "mine", mine)
+    datasets._read.cache_clear()
+    with pytest.raises(DatasetError) as caught:
+        load("mine", None, 0.1)
+    assert told in str(caught.value) and "--download" not in str(caught.value)
+
+
+def test_a_loader_without_files_that_is_not_registered_as_such(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mine = datasets.Dataset("mine", 3, (1, 8, 8), lambda folder, download: pytest.fail("called"))
+    monkeypatch.setitem(datasets.DATASETS, "mine", mine)
+    with pytest.raises(DatasetError, match="register it with embedded=True"):
+        load("mine", None, 0.1)
+
+
 @pytest.mark.data
 def test_real_mnist(data_dir: Path) -> None:
     data = load("mnist", data_dir, 0.1)

@@ -142,9 +142,19 @@ def _read(name: str, data_dir: Path | None, download: bool) -> tuple[Images, Ima
         train, test = dataset.load(data_dir or Path(), download)
         for images, labels in (train, test):
             _check_tensors(dataset, images, labels)
+        highest = max(int(train[1].max()), int(test[1].max()))
+        if highest < dataset.n_classes - 1 and not (dataset.folder_of or is_noise(name)):
+            raise DatasetError(
+                f"dataset {name!r}: it is registered with {dataset.n_classes} classes, and its "
+                f"highest label is {highest}, so that it has {highest + 1}"
+            )
     except DatasetError:
         raise
     except Exception as error:  # torchvision raises whatever the broken bytes lead to
+        if dataset.embedded:
+            raise DatasetError(
+                f"dataset {name!r}: its loader fails ({type(error).__name__}: {error})"
+            ) from error
         where = f" in {data_dir}" if data_dir else ""
         raise DatasetError(
             f"dataset {name!r}{where} cannot be read ({type(error).__name__}: "
@@ -175,6 +185,9 @@ def _check_folder(dataset: Dataset, data_dir: Path | None, download: bool) -> No
                 f"(expected: DIR/{dataset.folder}), or add --download to fetch it there"
                 if dataset.folder
                 else "(the folder that its files lie in, see docs/imagenet.md)"
+                if dataset.folder_of
+                else "(the folder that its files lie in), or register it with embedded=True where "
+                "its loader needs no files"
             )
         )
     if download:
@@ -191,6 +204,11 @@ def _check_folder(dataset: Dataset, data_dir: Path | None, download: bool) -> No
 def _check_tensors(dataset: Dataset, images: Tensor | Pictures, labels: Tensor) -> None:
     if not isinstance(images, Tensor | Pictures) or not isinstance(labels, Tensor):
         raise DatasetError(f"dataset {dataset.name!r}: its loader must return torch tensors")
+    if labels.dtype != torch.int64 or labels.dim() != 1:
+        raise DatasetError(
+            f"dataset {dataset.name!r}: labels are {labels.dtype} {tuple(labels.shape)}, not int64 "
+            f"({len(labels)},)"
+        )
     if images.dtype != torch.uint8 or images.shape[1:] != dataset.shape:
         raise DatasetError(
             f"dataset {dataset.name!r}: images are {images.dtype} {tuple(images.shape[1:])}, "
