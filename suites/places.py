@@ -68,6 +68,12 @@ class OfTransfer:
         return found
 
 
+def protocols(profile: Profile, dataset: str, architecture: str) -> list[Protocol]:
+    """Those of one place of a profile; several where it compares them."""
+    given = profile.protocol(dataset, architecture)
+    return [given] if isinstance(given, Protocol) else list(given)
+
+
 def places(
     suite: Suite,
     profile: Profile,
@@ -86,10 +92,8 @@ def places(
         present = tuple(row for row in rows if profile.wanted(row.id, dataset, architecture))
         if not present:
             continue
-        given = profile.protocol(dataset, architecture)
-        protocols = [given] if isinstance(given, Protocol) else list(given)
-        protocols = of_transfer.changed(protocols)
-        for protocol in protocols:
+        found = of_transfer.changed(protocols(profile, dataset, architecture))
+        for protocol in found:
             tuned = {"tuning_epochs": changed["epochs"]} if "epochs" in changed else {}
             protocol = dataclasses.replace(
                 protocol, **changed, **(tuned if protocol.tuning else {})
@@ -107,7 +111,7 @@ def places(
                 column["id"] += TUNED[protocol.tuning]
                 if protocol.tuning:
                     column["readout"] = TUNED_READOUT
-            elif len(protocols) > 1:
+            elif len(found) > 1:
                 column["id"] += f", batch {protocol.batch_size}"
             if suite.kind in ("train", "transfer"):
                 column["protocol"] = protocol.as_dict()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ import torch
 from methods import METHODS, Method
 from methods.base import resolve_config
 from reports.formatting import plural
+from reports.plan import check_plan
 from results.store import Plan
 from results.tuned import Chosen, Tuned
 from suites.description import UNTRAINED, describe
@@ -23,7 +25,7 @@ from suites.engine.datasets import DATASETS, bare_task
 from suites.engine.execution import CHOICES
 from suites.engine.precision import PRECISIONS
 from suites.images import names
-from suites.places import OfTransfer, Place, places
+from suites.places import OfTransfer, Place, places, protocols
 from suites.suite import Profile, RequestError, Row, Suite, choose, everywhere, rows_of
 
 AUDITED = "synthetic"  # the data set that an audit is made on
@@ -50,13 +52,20 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for, checked: the cells to run and the plan that reports read."""
+    """What the user asked for, checked: the cells to run and the plan that reports read.
+
+    Raises:
+        PlanError: a plan that no report could lay out, before anything is trained for it.
+    """
 
     suite: Suite
     profile: str
     wanted: tuple[Wanted, ...]
     plan: Plan
-    rows: tuple[Row, ...] = ()
+    rows: tuple[Row, ...]
+
+    def __post_init__(self) -> None:
+        check_plan(self.plan)
 
 
 def expand(
@@ -121,6 +130,10 @@ def expand(
         "execution": None if execution is None else tuple(sorted(set(execution))),
     }  # fmt: skip
     changed = {name: value for name, value in changed.items() if value is not None}
+    own = [
+        protocol for dataset, architecture in itertools.product(data_names, arch_names)
+        for protocol in protocols(profile, dataset, architecture)
+    ]  # fmt: skip
     columns = list(places(suite, profile, rows, data_names, arch_names, of_transfer, changed))
     entries = _Entries(suite.kind, profile, epochs, n_seeds, device, tuned)
     for place in columns:
@@ -140,7 +153,7 @@ def expand(
     note = (
         profile.note
         + (" Every method has its default settings." if profile.tuned and not entries.tuned else "")
-        + _changes(profile, datasets, of_transfer, architectures, seeds, changed)
+        + _changes(profile, datasets, of_transfer, architectures, seeds, changed, own)
         + _part(suite, profile, rows)
     )
     audit = audit and suite.kind == "train"
@@ -222,7 +235,7 @@ class _Entries:
             return
         own = dict(self.profile.budget(row.id, dataset, architecture))
         if own.get("epochs") and self.epochs is not None:
-            own = {}
+            del own["epochs"]
         if own.get("epochs") == 0 and place.protocol.weights:
             own["weights"] = ""  # the control that starts from nothing
         if own:
@@ -314,12 +327,10 @@ def _tuned_values(tuned: Tuned | None, row: Row, dataset: str, architecture: str
 def _of_tuning(values: Chosen, here: Mapping[str, str], cell: Cell) -> dict[str, Any]:
     """What the page tells of tuned values: which, by how many points, what has changed since."""
     since = []
-    here = cell.protocol.as_dict()
-    differ = sorted(
-        name for name in {**values.protocol, **here} if values.protocol.get(name) != here.get(name)
-    )
+    then, now = values.protocol, cell.protocol.as_dict()
+    differ = sorted(name for name in {**then, **now} if then.get(name) != now.get(name))
     if differ:
-        changes = (f"{n} {values.protocol.get(n)}, here {here.get(n)}" for n in differ)
+        changes = (f"{n} {then.get(n)}, here {now.get(n)}" for n in differ)
         since.append(f"under another protocol ({'; '.join(changes)})")
     if values.method_version != cell.method_class().version:
         since.append("for another version of the method")
@@ -352,14 +363,20 @@ def _changes(
     architectures: Sequence[str] | None,
     seeds: int | None,
     changed: Mapping[str, Any],
+    own: Sequence[Protocol],
 ) -> str:
-    """What a request changes of its profile, as a sentence for the page."""
+    """What a request changes of its profile, as a sentence for the page.
+
+    Args:
+        changed: fields of protocols; own: the profile's, before that.
+    """
+    other = {name for name, value in changed.items() if any(getattr(p, name) != value for p in own)}
     told = [
         text
         for text, differs in (
-            (plural(changed.get("epochs", 0), "epoch"), "epochs" in changed),
-            (str(changed.get("precision")), "precision" in changed),
-            (", ".join(changed.get("execution", ())), "execution" in changed),
+            (plural(changed.get("epochs", 0), "epoch"), "epochs" in other),
+            (str(changed.get("precision")), "precision" in other),
+            (", ".join(changed.get("execution", ())), "execution" in other),
             ("" if seeds is None else plural(seeds, "seed"), seeds not in (None, profile.seeds)),
             (f"from {', '.join(of_transfer.sources)}", of_transfer.sources),
             (f"fine-tuning {', '.join(of_transfer.tunings)}", of_transfer.tunings),

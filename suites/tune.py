@@ -214,7 +214,7 @@ def tried(untuned: Request, n_points: int, file: Path) -> Request:
     once: dict[str, Wanted] = {}  # settings of few choices may come twice: one record is for both
     for w in wanted:
         once.setdefault(w.cell.key, w)
-    return Request(suite, untuned.profile, tuple(once.values()), plan)
+    return Request(suite, untuned.profile, tuple(once.values()), plan, untuned.rows)
 
 
 def space_of(row: Row) -> dict[str, dict[str, Any]]:
@@ -247,10 +247,11 @@ def with_settings(cell: Cell, settings: Mapping[str, Any]) -> Cell:
 
 
 def check_budget(wanted: Sequence[Wanted], n_points: int) -> None:
-    """Asserts what makes a tuning fair: as many points for each method on each column."""
+    """Checks what makes a tuning fair: as many points for each method on each column."""
     found = Counter((w.row, w.column) for w in wanted)
     unequal = {place: n for place, n in found.items() if n != n_points}
-    assert not unequal, f"the budget is {n_points} points, but not for {unequal}"
+    if unequal:  # no `assert`, which `python -O` leaves out
+        raise AssertionError(f"the budget is {n_points} points, but not for {unequal}")
 
 
 # ---------------------------------------------------------------------- from records to a file

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import methods
 from methods import METHODS, BlockStyle, load_builtin, load_file
 from suites.engine import architectures, sources
 from suites.engine.architectures import Architecture
@@ -100,6 +101,22 @@ def test_of_a_shared_file_only_what_is_used_counts() -> None:
     # whatever is used of a file, its other statements run
     assert parts.always.text.endswith("LIMIT += 1\nbase.flag = True")
     assert "def" not in parts.always.text
+
+
+def test_where_names_come_from_does_not_count() -> None:
+    parts = sources.parse("import a\nif TYPE_CHECKING:\n    from b import c\nx.y = 1\n")
+    assert parts.always.text == "x.y = 1" and parts.imports["c"] == "b.c"
+
+
+def test_every_file_of_the_engine_counts_or_is_named_as_one_that_keeps() -> None:
+    """What moves to a new file goes on counting."""
+    files = {f"suites.engine.{path.stem}" for path in Path(sources.__file__).parent.glob("*.py")}
+    assert set(sources.KEEPERS) < files
+    resolved = sources._resolved("suites.engine.datasets", ["derive_seed", "generator"])
+    assert resolved == {
+        sources.Name("suites.engine.seeds", name) for name in ("derive_seed", "generator")
+    }
+    assert not sources._resolved("suites.engine.trial", ["Checkpoint"])
 
 
 def test_imports_of_all_forms_are_followed() -> None:
@@ -265,8 +282,27 @@ class Planted(Scaled, Method):
 """
 
 
-def test_a_definition_may_move_to_another_file(tmp_path: Path) -> None:
-    """Or no file could be renamed, or split, without making records stale."""
+def test_a_definition_may_move_to_another_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or no file could be split without making records stale."""
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path / "more")])
+    (tmp_path / "more").mkdir()
+    helper, other = "def twice(x):\n    return 2 * x\n", "def thrice(x):\n    return 3 * x\n"
+    (tmp_path / "more" / "planted_one.py").write_text(helper + other)
+    (tmp_path / "more" / "planted_two.py").write_text(helper)
+    (tmp_path / "more" / "planted_three.py").write_text(helper.replace("2", "4"))
+    shas = [
+        plugin_sha(
+            tmp_path / place / "mine.py",
+            f"from methods.planted_{place} import twice\n" + MEMBERS.replace("2 * x", "twice(x)"),
+        )
+        for place in ("one", "two", "three")
+    ]
+    assert shas[0] == shas[1] != shas[2]
+
+
+def test_a_file_may_be_renamed_and_its_definitions_be_in_another_order(tmp_path: Path) -> None:
     layer = MEMBERS[MEMBERS.index("class Layer") : MEMBERS.index("@register")]
     here = plugin_sha(tmp_path / "a.py", MEMBERS)
     assert plugin_sha(tmp_path / "b.py", MEMBERS) == here

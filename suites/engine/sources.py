@@ -58,6 +58,7 @@ ROOTS = {
     "transfer": (
         *TRAINED, ("suites.transfer.measure", "measure"),
         ("suites.engine.cell", "Cell.pretraining"), ("suites.engine.cell", "Cell.reads_source"),
+        ("suites.engine.trial", "Trial._build"),  # which weights a network goes on from
         ("suites.engine.evaluation", "validate"), ("suites.engine.evaluation", "read"),
     ),
     "audit": (*ALL, ("suites.auditing.measure", "measure")),
@@ -67,14 +68,14 @@ ROOTS = {
     ),
 }  # fmt: skip
 FOLLOWED = (
-    "methods.", "suites.auditing.", "suites.costs.", "suites.engine.architectures",
-    "suites.engine.augmentation", "suites.images.",
-    "suites.engine.clock", "suites.engine.counts", "suites.engine.datasets",
-    "suites.engine.evaluation",
-    "suites.engine.execution",
-    "suites.engine.memory", "suites.engine.passes", "suites.engine.precision",
-    "suites.engine.prefix", "suites.engine.seeds",
-    "suites.engine.training", "suites.transfer.",
+    "methods.", "suites.auditing.", "suites.costs.", "suites.engine.", "suites.images.",
+    "suites.transfer.",
+)  # fmt: skip
+# of these files, what keeps, shares out and describes: no definition counts but the roots above
+KEEPERS = tuple(
+    f"suites.engine.{name}"
+    for name in ("cell", "checkpoint", "environment", "plugins", "ranks", "registry", "sources",
+                 "trial")
 )  # fmt: skip
 NOT_FOLLOWED = {
     ("suites.engine.architectures", "ARCHITECTURES"),
@@ -236,7 +237,7 @@ def _resolve(module: str, dotted: str) -> Name | None:
     while head and not _is_module(head):  # the longest part of the path that is a file
         head, _, last = head.rpartition(".")
         tail = f"{last}.{tail}" if tail else last
-    if not tail or not (head == "methods" or head.startswith(FOLLOWED)):
+    if not tail or head in KEEPERS or not (head == "methods" or head.startswith(FOLLOWED)):
         return None
     return _resolve(head, tail)
 
@@ -315,7 +316,7 @@ def parse(text: str, package: str = "") -> Source:
         names = _bound(node)
         for name in names:
             bind(name, part)
-        if not names and not isinstance(node, ast.Import | ast.ImportFrom) and part.text:
+        if not names and part.text and not _only_imports(node):
             rest.append(part)
         if isinstance(node, ast.ClassDef):
             functions = _functions(node)
@@ -325,6 +326,13 @@ def parse(text: str, package: str = "") -> Source:
     nothing = Definition(0, "", frozenset(), frozenset())
     always = functools.reduce(_joined, rest) if rest else nothing
     return Source(definitions, members, always, _imports(tree, package))
+
+
+def _only_imports(node: ast.stmt) -> bool:
+    """Whether a statement only says where names come from, if only to type checkers."""
+    if isinstance(node, ast.If) and not node.orelse:
+        return all(map(_only_imports, node.body))
+    return isinstance(node, ast.Import | ast.ImportFrom)
 
 
 def _joined(one: Definition, two: Definition) -> Definition:
