@@ -22,6 +22,7 @@ from reports.drawing import (
     line_style,
     panels,
     short,
+    shortened,
     spread_by_error,
     style,
     svg,
@@ -30,6 +31,7 @@ from reports.speed import Scaling, scalings
 from reports.table import Column, Table
 
 MOST_LINES = 9  # in one figure, to be told apart
+LEAST_KIB = 0.1  # where an axis of memory by the block ends
 
 
 def pareto_panels(table: Table) -> list[Panel]:
@@ -173,7 +175,7 @@ def draw_scaling(axes: Axes, scaling: Scaling, looks: Mapping[str, dict[str, Any
     for line in scaling.lines:
         nth = ways[line.row] = ways.get(line.row, -1) + 1  # one colour a method, dashes by its ways
         look = looks[line.row] | {"linestyle": DASHES[nth % len(DASHES)]}
-        label = f"{line.label}: slope {line.slope:.2f}"
+        label = f"{shortened(line.label)}: slope {line.slope:.2f}"
         axes.plot(line.sizes, line.ms, **look, label=label)
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -202,11 +204,13 @@ def draw_slopes(axes: Axes, table: Table, column: Column) -> None:
         row = table.rows[i]
         local = bool(row.local)
         axes.plot(
-            max(kib, 0.1), y, marker="o" if local else "s", linestyle="", markersize=5,
+            max(kib, LEAST_KIB), y, marker="o" if local else "s", linestyle="", markersize=5,
             color=COLOURS[0] if local else COLOURS[1],
         )  # fmt: skip
         if row.id == "backprop":
-            axes.axvline(kib, color=MUTED, linewidth=0.8, linestyle=DASHES[1], zorder=1)
+            axes.axvline(
+                max(kib, LEAST_KIB), color=MUTED, linewidth=0.8, linestyle=DASHES[1], zorder=1
+            )
     axes.set_yticks(range(len(found)), [short(table.rows[i]) for _, i in found])
     axes.set_ylim(len(found) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)

@@ -33,7 +33,7 @@ INK, MUTED, RULE = "#1a1a1a", "#6e6e6f", "#d9d9da"
 MOST = 100.4  # ends an axis of accuracies in percent: room for a marker at 100, no tick above
 PNG_DPI = 180
 BY_ERROR = ", log error"  # behind the label of an axis that is spread by it
-ERROR_TICKS = (90, 50, 20, 10, 5, 2, 1, 0.5, 0.2)  # percent; an axis says 10, 50, 80 … 99.8
+ERROR_TICKS = (90, 50, 30, 20, 10, 5, 2, 1, 0.5, 0.2)  # percent; an axis says 10, 50, 70 … 99.8
 LEAST_ERROR = 0.05  # percent, where such an axis ends
 HOLLOW: dict[str, Any] = {"markerfacecolor": "none"}  # some of the seeds are not ok
 _VARIABLES = {c: f"var(--c{i})" for i, c in enumerate(COLOURS)} | {
@@ -119,7 +119,11 @@ def panels(
 
 def short(row: Row) -> str:
     """A label that leaves room for the drawing; a legend leaves labels out that start with "_"."""
-    label = row.label.lstrip("_") or row.id
+    return shortened(row.label.lstrip("_") or row.id)
+
+
+def shortened(label: str) -> str:
+    """At most 30 letters of a label."""
     return label if len(label) <= 30 else label[:29] + "\u2026"
 
 

@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from reports import transfer
 from reports.aggregates import Strata, profile
 from reports.caption import metric_text
-from reports.cost_figures import draw_scaling, looks, memory_figure, with_memory
+from reports.cost_figures import draw_memory, draw_scaling, looks, memory_figure, with_memory
 from reports.drawing import (
     BY_ERROR,
     COLOURS,
@@ -43,6 +43,7 @@ from reports.table import Column, Row, Table
 MOST_TICKS = 100  # of single seeds: more are a smear
 WORDS = {"unsupported": "not supported", "unwanted": "not in this table"}  # others as they are
 LEAST_SPAN = 1.0  # percentage points on an axis: on less, chance would look large
+LEAST = -0.4  # starts an axis of accuracies in percent: room for a marker at 0, no tick below
 
 
 def accuracy_panels(table: Table) -> list[Panel]:
@@ -146,12 +147,12 @@ def draw_accuracy(axes: Axes, table: Table, column: Column) -> None:
     by_error = table.metric == "accuracy_pct" and spread_by_error(axes, "x", values)
     if by_error:
         high = 100 - (100 - max(values)) / 2  # the interval of a few seeds may reach beyond 100
-        axes.set_xlim(None, min(axes.get_xlim()[1], high))
+        axes.set_xlim(max(axes.get_xlim()[0], LEAST), min(axes.get_xlim()[1], high))
     elif axes.has_data() and table.metric == "accuracy_pct":
         low, high = axes.get_xlim()
         room = max(0.0, LEAST_SPAN - (high - low)) / 2
         # an interval of a few seeds may claim more than is possible
-        axes.set_xlim(low - room, min(high + room, MOST))
+        axes.set_xlim(max(low - room, LEAST), min(high + room, MOST))
     axes.set_xlabel(metric_text(table) + BY_ERROR * by_error)
 
 
@@ -181,12 +182,13 @@ def draw_curves(axes: Axes, table: Table, column: Column) -> None:
         by_error = spread_by_error(axes, "y", [bottom, top])
         if by_error:
             factor = ((100 - bottom) / (100 - top)) ** 0.05
-            axes.set_ylim(100 - (100 - bottom) * factor, 100 - (100 - top) / factor)
+            low = max(100 - (100 - bottom) * factor, LEAST)
+            axes.set_ylim(low, 100 - (100 - top) / factor)
         else:
             margin = 0.05 * (top - bottom)
             axes.set_ylim(bottom - margin, top + margin)
             axes.ticklabel_format(axis="y", useOffset=False)
-        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
         low, high = axes.get_xlim()
         axes.set_xlim(min(low, 0.5), max(high, 1.5))  # one epoch is a point, and no range
     axes.set_xlabel("Epoch")
@@ -267,7 +269,7 @@ def _sheet(
         axes.set_title(f"{column.dataset}, {column.label}", loc="left")
     for axes in grid[len(columns) :]:
         axes.set_axis_off()
-    if draw in (draw_curves, transfer.draw_depth, transfer.draw_labels):
+    if draw in (draw_curves, draw_memory, transfer.draw_depth, transfer.draw_labels):
         lines = [
             Line2D([], [], **line_style(i), label=short(row)) for i, row in enumerate(table.rows)
         ]

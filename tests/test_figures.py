@@ -47,6 +47,7 @@ def test_near_values_and_no_error_at_all_leave_an_axis_as_it_is(values: list[flo
 @pytest.mark.parametrize(
     ("worst", "best", "spread"), [((90, 91, 92), (98, 98.1, 98.3), True),
                                   ((10, 11, 12), (95, 98, 99.7), True),  # 97.6 ± 5.9: beyond 100
+                                  ((10, 50, 90), (98, 98.1, 98.2), True),  # 50 ± 99: beyond 0
                                   ((96, 96, 96), (98, 98.1, 98.3), False)],
 )  # fmt: skip
 def test_values_and_intervals_lie_on_the_axis(
@@ -57,12 +58,37 @@ def test_values_and_intervals_lie_on_the_axis(
         axes = Figure().subplots()
         figures.draw_accuracy(axes, table, table.columns[0])
     low, high = axes.get_xlim()
-    assert low < min(worst) and max(best) < high < 100.5
+    assert -0.5 < low < min(worst) and max(best) < high < 100.5
     assert axes.get_xlabel().endswith(BY_ERROR) == spread
     axes.figure.draw_without_rendering()
     labels = [t.get_text() for t in axes.get_xticklabels()
               if low <= t.get_position()[0] <= high]  # fmt: skip
     assert len(labels) >= 2
+
+
+def test_one_epoch_is_one_tick(tmp_path: Path) -> None:
+    table = table_of(tmp_path, backprop=(98.0,), ff=(60.0,))
+    axes = Figure().subplots()
+    figures.draw_curves(axes, table, table.columns[0])
+    epochs = {epoch for row in table.rows
+              for epoch, _ in table.cell(row, table.columns[0]).curve}  # fmt: skip
+    low, high = axes.get_xlim()
+    assert {tick for tick in axes.get_xticks() if low <= tick <= high} <= {*map(float, epochs)}
+
+
+def test_lines_of_memory_are_named(tmp_path: Path) -> None:
+    plan = make_plan(("backprop", "hff"), seeds=1)
+    plan["headline"] = {"split": "audit", "metric": "chain_longest"}
+    records = [make_record(row) for row in ("backprop", "hff")]
+    for record in records:
+        record["audit"] = {
+            "memory_depths": [1, 2, 4], "memory_bytes": [2**20, 2**21, 2**22],
+            "memory_slope_bytes": 2.0**20, "chain_longest": 1,
+        }  # fmt: skip
+    table = build.read("table1", filled(tmp_path, plan, records), nothing)
+    ((name, sheet),) = figures._sheets(table)
+    assert name == "memory"
+    assert [text.get_text() for text in sheet.legends[0].get_texts()] == ["BACKPROP", "HFF"]
 
 
 def test_the_key_of_a_sheet_fits_it_with_all_its_names(tmp_path: Path) -> None:

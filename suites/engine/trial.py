@@ -1,9 +1,10 @@
 """One attempt at a cell: trains its method, reads the test set once, and loses nothing on the way.
 
-What decides over the numbers is in `training.py` and `evaluation.py`; here are the clocks, the
-checkpoints and the tidings. All randomness is either a stream derived from (seed, purpose,
-epoch, step), or the method's own generator, which is saved with the method. So a run that was
-interrupted and resumed gives, on the same machine, the same bits as one that was not.
+What decides over the numbers is in `training.py` and `evaluation.py`, and which weights are gone
+on from in `_build`; the rest are the clocks, the checkpoints and the tidings. All randomness is
+either a stream derived from (seed, purpose, epoch, step), or the method's own generator, which is
+saved with the method. So a run that was interrupted and resumed gives, on the same machine, the
+same bits as one that was not.
 """
 
 from __future__ import annotations
