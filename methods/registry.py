@@ -10,6 +10,7 @@ import importlib.util
 import pkgutil
 import re
 import sys
+import traceback
 from pathlib import Path
 from types import ModuleType
 
@@ -48,7 +49,7 @@ def register(cls: type[Method]) -> type[Method]:
         raise PluginError(f"{cls.__qualname__}: traits.readouts must be a tuple, as in ('last',)")
     try:
         space, defaults = f"{cls.__qualname__}.space", cls.Config()
-        check_space(space, cls.space, [field.name for field in fields])
+        check_space(space, cls.space, dataclasses.asdict(defaults))
         for name, values in cls.space.items():
             default = getattr(defaults, name)
             if isinstance(values, Choice) and not values.holds(default):
@@ -124,7 +125,10 @@ def plugin(path: Path | str) -> ModuleType:
         del sys.modules[module_name]
         for name in _registered_by(module_name):
             del METHODS[name]
-        raise PluginError(f"plugin {path}: {type(error).__name__}: {error}") from error
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__)
+                 if f.filename == str(path)]  # fmt: skip
+        where = f", line {lines[-1]}" if lines else ""
+        raise PluginError(f"plugin {path}{where}: {type(error).__name__}: {error}") from error
     return module
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,8 +44,11 @@ class Uniform(Range):
     high: float
 
     def __post_init__(self) -> None:
+        _check_ends(self)
         if not self.low < self.high or not math.isfinite(self.high - self.low):
-            raise ValueError(f"a range from {self.low} to {self.high} is none")
+            raise ValueError(
+                f"Uniform({self.low}, {self.high}) is no range: the lower end is first"
+            )
 
     def at(self, u: float) -> float:
         return _rounded(self.low + u * (self.high - self.low))
@@ -65,8 +68,11 @@ class LogUniform(Range):
     high: float
 
     def __post_init__(self) -> None:
+        _check_ends(self)
         if not 0 < self.low < self.high < math.inf:
-            raise ValueError(f"a logarithmic range from {self.low} to {self.high} is none")
+            raise ValueError(
+                f"LogUniform({self.low}, {self.high}) is no range: the lower end, above 0, is first"
+            )
 
     def at(self, u: float) -> float:
         return _rounded(self.low * (self.high / self.low) ** u)
@@ -98,8 +104,11 @@ class Choice(Range):
         return {"scale": "choice", "values": list(self.values)}
 
 
-def check_space(of: str, space: object, fields: Sequence[str]) -> None:
+def check_space(of: str, space: object, defaults: Mapping[str, Any]) -> None:
     """Proves that a search space is ranges of some fields.
+
+    Args:
+        defaults: of all fields.
 
     Raises:
         ValueError: it is none; the message begins with what it is `of`.
@@ -107,12 +116,25 @@ def check_space(of: str, space: object, fields: Sequence[str]) -> None:
     if not isinstance(space, Mapping):
         raise ValueError(f"{of} must be a dictionary: field -> range")
     for name, values in space.items():
-        if name not in fields:
-            raise ValueError(f"{of} has {name!r}, which is no setting; it has {', '.join(fields)}")
+        if name not in defaults:
+            raise ValueError(
+                f"{of} has {name!r}, which is no setting; it has {', '.join(defaults)}"
+            )
         if not isinstance(values, Range):
             raise ValueError(
                 f"{of}[{name!r}] must be a LogUniform, Uniform or Choice of methods.space"
             )
+        if type(defaults[name]) in (int, bool) and not isinstance(values, Choice):
+            raise ValueError(
+                f"{of}[{name!r}] gives fractions, and the default is {defaults[name]!r}: take a "
+                "Choice of whole numbers"
+            )
+
+
+def _check_ends(span: Uniform | LogUniform) -> None:
+    for end in (span.low, span.high):
+        if not isinstance(end, int | float) or isinstance(end, bool):
+            raise ValueError(f"{type(span).__name__}: a range has numbers as ends, not {end!r}")
 
 
 def _rounded(value: float) -> float:

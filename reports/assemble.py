@@ -114,6 +114,7 @@ def _row(entry: Mapping[str, Any]) -> Row:
         description=str(entry.get("description") or ""),
         equations=str(entry.get("equations") or ""),
         differs=tuple(map(str, entry.get("differs") or ())),
+        settings=dict(entry.get("settings") or {}),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from reports.claims import NOT_RUN
 from reports.formatting import plural, when
 from reports.statistics import MIN_SEEDS_FOR_INTERVAL
 from reports.table import ACCIDENTS, Table, lower_is_better
@@ -90,8 +91,12 @@ def _sizes(table: Table) -> str:
     return f"Images for test (and validation): {'; '.join(found.values())}."
 
 
-def caption(table: Table) -> list[str]:
-    """The sentences of the caption, in order, as plain text."""
+def caption(table: Table, profile: bool = True) -> list[str]:
+    """The sentences of the caption, in order, as plain text.
+
+    Args:
+        profile: with the profile, and what was asked for in its place.
+    """
     numbers = sorted({c.n_wanted for c in table.cells.values() if c.n_wanted})
     n = "no" if not numbers else str(numbers[0])
     if len(numbers) > 1:
@@ -139,11 +144,24 @@ def caption(table: Table) -> list[str]:
         sentences.append(
             "Published: the source's own number, with ours minus it in parentheses; where sources "
             "differ, the lowest and the highest."
+            + (f" {_not_run(table)}" if _not_run(table) else "")
         )
     sentences.append(count_text(table))
     newest = table.newest
     sentences.append(
         f"Newest record: {when(newest)}." if newest else "No cell has been run so far."
     )
-    sentences.append(f"Profile: {table.plan['profile']}.")
+    note = table.plan.get("profile_note")
+    if profile:
+        sentences.append(f"Profile {table.plan['profile']}{f': {note}' if note else '.'}")
     return sentences
+
+
+def _not_run(table: Table) -> str:
+    """How many of the published numbers stand beside runs under another protocol."""
+    shown = [claim for cell in table.cells.values() for claim in cell.shown_claims]
+    n = sum(claim.verdict == NOT_RUN for claim in shown)
+    if not n:
+        return ""
+    which = "None of them was" if n == len(shown) else f"{n} of {len(shown)} were not"
+    return f"{which} run as published: such a difference is no shortfall."

@@ -38,6 +38,7 @@ from reports.formatting import (
 )
 from reports.summary import Summary, summarise
 from reports.table import TOP5, Cell, Claim, Column, Row, Run, Table
+from reports.tuning import settings_text
 from reports.views import COSTS, Entry, View, as_json, cost, views
 
 MOST_EMBEDDED = 300_000  # bytes of a download inside the page; a larger one lies beside it
@@ -67,6 +68,7 @@ def render(table: Table, again: str = "", downloads: Mapping[str, str] | None = 
         "when": when,
         "state": _state,
         "signal": lambda row: locality.claimed(table, row),
+        "settings": settings_text,
     }
     row_at = {row.id: i for i, row in enumerate(table.rows)}
     column_at = {column.id: i for i, column in enumerate(table.columns)}
@@ -86,7 +88,7 @@ def render(table: Table, again: str = "", downloads: Mapping[str, str] | None = 
         verdict=_verdict(table),
         n=counts(table),
         metric=metric_text(table),
-        caption=caption(table),
+        caption=caption(table, profile=False),
         costs=_costs(table),
         readouts=_readouts(table),
         audit=locality.section(table),

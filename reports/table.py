@@ -161,6 +161,7 @@ class Row:
     description: str
     equations: str  # what the method's file says of itself: equations, notation, sources
     differs: tuple[str, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)  # what makes it a row of its own
 
 
 TOP5 = ", top 5"  # behind a readout: how often the right class is among its best five

@@ -228,9 +228,10 @@ def budget_sentence(table: Table) -> str:
         texts.setdefault(" but ".join(parts), []).append(where)
     if not texts:
         return ""
-    if len(texts) == 1:
-        return f"Settings: {next(iter(texts))}."
-    return "Settings: " + "; ".join(f"{' and '.join(w)}: {what}" for what, w in texts.items()) + "."
+    lines = [f"{' and '.join(w)}: {what}" for what, w in texts.items()]
+    found = f"Settings: {'; '.join(lines) if len(texts) > 1 else next(iter(texts))}."
+    since = dict.fromkeys(why for t in table.plan.get("tuned") or () for why in t.get("since", ()))
+    return found + (f" Some values were found {'; '.join(since)}." if since else "")
 
 
 def tuned_lines(table: Table) -> list[tuple[Row, Column, str, str]]:

@@ -73,7 +73,7 @@ def render(table: Table, again: str = "") -> str:
         plan=table.plan,
         newest=table.newest,
         again=again,
-        chosen=_with_chosen(table.plan),
+        chosen=with_chosen(table.plan),
         n_points=table.plan["tuning"]["points"],
         verdict=_verdict(found),
         groups=[(column, _protocol(column), lines) for column, lines in groups if lines],
@@ -127,7 +127,7 @@ def _notes(tuning: Tuning) -> list[str]:
     return notes + [f"{edge} of its range" for edge in tuning.edges]
 
 
-def _with_chosen(plan: Plan) -> str:
+def with_chosen(plan: Plan) -> str:
     """The command that makes the table with the chosen settings, or ''."""
     file, command = plan["tuning"].get("file"), str(plan["command"])
     if not file or not command.startswith("python -m suites.tune"):

@@ -88,7 +88,8 @@ def lines_of(text: str) -> list[dict[str, str]]:
             raise ValueError(f"{where}: {error}") from error
         if len(values) != len(COLUMNS):
             raise ValueError(
-                f"{where}: has {len(values)} columns, not {len(COLUMNS)}: {','.join(COLUMNS)}"
+                f"{where}: has {len(values)} columns, not {len(COLUMNS)}: {','.join(COLUMNS)} "
+                '(a text with a comma in it stands in "quotes")'
             )
         line = dict(zip(COLUMNS, values, strict=True))
         parse(line, where)

@@ -112,3 +112,8 @@ def _check_names(lines: Sequence[Mapping[str, str]]) -> None:
         ):  # fmt: skip
             if line[name]:
                 choose(name, [line[name]], list(names))
+        if line["suite"] and "paper" not in SUITES[line["suite"]].profiles:
+            raise RequestError(
+                f"suite {line['suite']!r} has no profile 'paper', whose runs would be held against "
+                "its numbers: leave the suite out"
+            )

@@ -28,6 +28,7 @@ def describe(row: Row, kind: Kind) -> dict[str, Any]:
         "id": row.id,
         "label": row.label,
         "method": row.method,
+        "settings": dict(row.settings),
         "source": cls.source,
         "readout": readouts[0],
         "readouts": readouts,

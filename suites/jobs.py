@@ -13,8 +13,8 @@ from suites.engine.trial import Job
 from suites.request import Request, Wanted
 
 STALE = (
-    "{} of those on record were made by older sources: they are shown as stale; --fresh trains "
-    "them again"
+    "{} of those on record were made by older sources: they are shown as stale (\u2020, and by "
+    "--dry-run); `--fresh --only KEY ...` trains some of a request again, `--fresh` all of it"
 )
 
 
@@ -24,8 +24,8 @@ def cells_text(request: Request) -> str:
     return plural(n_cells, "cell") + (f" in {n_places} places" if n_cells < n_places else "")
 
 
-def remaining(request: Request, store: Store, fresh: bool = False) -> tuple[list[Wanted], int]:
-    """The wanted cells that have no finished record, each once, and how many records are stale.
+def remaining(request: Request, store: Store, fresh: bool = False) -> tuple[list[Wanted], set[str]]:
+    """The wanted cells that have no finished record, each once, and the keys of stale records.
 
     Unreadable records count as none, with a warning.
 
@@ -37,15 +37,15 @@ def remaining(request: Request, store: Store, fresh: bool = False) -> tuple[list
         sys.stderr.write(f"warning: unreadable record: {line}\n")
     once = {wanted.cell.key: wanted for wanted in request.wanted}.values()
     if fresh:
-        return list(once), 0
-    todo, n_stale = [], 0
+        return list(once), set()
+    todo, stale = [], set()
     for wanted in once:
         record = summary.records.get(wanted.cell.key)
         if record is None or record["status"] not in FINAL:
             todo.append(wanted)
-        else:
-            n_stale += record["code_sha"] != wanted.cell.code_sha()
-    return todo, n_stale
+        elif record["code_sha"] != wanted.cell.code_sha():
+            stale.add(wanted.cell.key)
+    return todo, stale
 
 
 def store_plan(request: Request, store: Store) -> str:
@@ -57,8 +57,8 @@ def store_plan(request: Request, store: Store) -> str:
     store.write_plan(request.plan)
     left = {cell["key"] for cell in (before or {}).get("cells", ())}
     left -= {cell["key"] for cell in request.plan["cells"]}
-    if not before or not left:
-        return ""
+    if not before or not left or before["command"] == request.plan["command"]:
+        return ""  # or a method's file was mended, which is no other request
     return (
         f"`reports.build` makes the page of this request from now on; the one before, with "
         f"{plural(len(left), 'other cell')}, was: {before['command']}"

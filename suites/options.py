@@ -78,11 +78,10 @@ def add_places(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     what = p.add_argument_group("what is compared")
     what.add_argument(
         "--profile",
-        default="quick",
         metavar="NAME",
-        help="budget: quick (minutes, laptop, embedded data; the default); most suites have "
-        "standard (one GPU) and paper (the published budgets), table1 has small (2 cores): --list "
-        "tells what each is",
+        help="budget: quick (minutes, laptop, embedded data; the default, where a suite has it); "
+        "most suites have standard (one GPU) and paper (the published budgets), table1 has small "
+        "(2 cores): --list tells what each is",
     )
     what.add_argument(
         "--methods",
@@ -262,6 +261,8 @@ def suite_of(args: argparse.Namespace) -> Suite:
         raise RequestError("say which suite to run, e.g. table1, or --list")
     suite = SUITES[choose("suite", [args.suite], list(SUITES))[0]]
     check(suite)
+    if args.profile is None:
+        args.profile = "quick" if "quick" in suite.profiles else next(iter(suite.profiles))
     if args.datasets is None:
         suite = of_class_folder(suite, args)
     check_rows(args.methods or (), suite)

@@ -396,7 +396,8 @@ def _part(suite: Suite, profile: Profile, rows: Sequence[Row]) -> str:
     """A sentence for the page where some of the profile's rows were not asked for."""
     whole = [row.id for row in rows_of(profile.methods or suite.methods)]
     n_asked = len({row.id for row in rows} & set(whole))
-    return f" {n_asked} of its {plural(len(whole), 'row')}." if n_asked < len(whole) else ""
+    more = f", and {plural(len(rows) - n_asked, 'other')}" if len(rows) > n_asked else ""
+    return f" {n_asked} of its {plural(len(whole), 'row')}{more}." if n_asked < len(whole) else ""
 
 
 def audit_cell(method: str, settings: Mapping[str, Any], architecture: str) -> Cell:

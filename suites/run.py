@@ -136,10 +136,10 @@ def start(args: argparse.Namespace, command: str, resolve: options.Resolve, repo
         store = Store(args.results_dir)
         options.make_sample(args)
         if args.dry_run:
-            todo, n_stale = remaining(request, store, args.fresh)
-            show_dry_run(console, request, {wanted.cell.key for wanted in todo})
-            if n_stale:
-                console.print(STALE.format(n_stale), highlight=False)
+            todo, stale = remaining(request, store, args.fresh)
+            show_dry_run(console, request, {wanted.cell.key for wanted in todo}, stale)
+            if stale:
+                console.print(STALE.format(len(stale)), highlight=False)
             return 0
         preflight.check_writable(store, args.report_dir)
         sizes = preflight.check_data(request, store, args.data_dir, args.download, args.fresh)
@@ -157,7 +157,7 @@ def carry_out(
     if args.fresh:
         for wanted in request.wanted:
             store.supersede(wanted.cell.key)
-    todo, n_stale = remaining(request, store)
+    todo, stale = remaining(request, store)
     jobs = jobs_of(args, request, todo, device)
     n_cells = len({wanted.cell.key for wanted in request.wanted})
     # From what was asked for, not from what is left: the number of threads of a worker follows
@@ -173,8 +173,8 @@ def carry_out(
         + (f" of {args.ranks} processes" if args.ranks > 1 else ""),
         highlight=False,
     )
-    if n_stale:
-        console.print(STALE.format(n_stale), highlight=False)
+    if stale:
+        console.print(STALE.format(len(stale)), highlight=False)
     if note := store_plan(request, store):
         console.print(note, markup=False, highlight=False)
     if jobs:

@@ -32,6 +32,8 @@ def show_table(table: Table, console: Console) -> None:
     }
     title = f"{table.plan['title']}: {metric_text(table)}"
     print_in_parts(console, title, [row.label for row in table.rows], columns)
+    if any(cell.n_stale for cell in table.cells.values()):
+        console.print("\u2020 made in part by older sources", highlight=False)
     if said := quiet(table):
         console.print(said)
     for comparison in comparisons(table):
@@ -48,7 +50,9 @@ def show_table(table: Table, console: Console) -> None:
 
 
 def _entry(cell: Cell) -> str:
-    return estimate_text(cell.estimate) if cell.estimate else STATES.get(cell.state, cell.state)
+    if cell.estimate is None:
+        return STATES.get(cell.state, cell.state)
+    return estimate_text(cell.estimate) + " \u2020" * bool(cell.n_stale)
 
 
 def print_in_parts(
@@ -153,15 +157,21 @@ def _listed(title: str, headings: Sequence[str]) -> TextTable:
     return table
 
 
-def show_dry_run(console: Console, request: Request, todo: Collection[str]) -> None:
-    """Prints the wanted cells, those marked whose key is to be trained, and what cannot be done."""
+def show_dry_run(
+    console: Console, request: Request, todo: Collection[str], stale: Collection[str]
+) -> None:
+    """Prints the wanted cells, what is to be done of them, and what cannot be.
+
+    Args:
+        todo, stale: keys of those to be trained, and of those that older sources made.
+    """
     lines = []
     told = {c["key"]: f": {settings_text(c['settings'])}" for c in request.plan["cells"]
             if "settings" in c}  # fmt: skip
     for wanted in request.wanted:
-        to_run = wanted.cell.key in todo
-        state = "to run   " if to_run else "on record"
-        lines.append(f"{state}  {wanted.cell.key}  {wanted}{told.get(wanted.cell.key, '')}")
+        key = wanted.cell.key
+        state = "to run" if key in todo else "stale" if key in stale else "on record"
+        lines.append(f"{state:9}  {key}  {wanted}{told.get(key, '')}")
     for gap in request.plan["unsupported"]:
         lines.append(f"cannot     {gap['row']} on {gap['column']}: {gap['reason']}")
     lines.append(f"{cells_text(request)}, {len(todo)} to do; nothing was run")

@@ -118,13 +118,13 @@ def prepare(
     _check_jobs(where, args.ranks, request)
     store = Store(args.results_dir)
     options.make_sample(args)
-    todo, n_stale = remaining(request, store, args.fresh)
+    todo, stale = remaining(request, store, args.fresh)
     jobs = jobs_of(args, request, request.wanted, device)
     sweep = Sweep(store, request.suite.name, jobs, where, args.plugin)
     if args.dry_run:
-        show_dry_run(console, request, {wanted.cell.key for wanted in todo})
-        if n_stale:
-            console.print(STALE.format(n_stale), highlight=False)
+        show_dry_run(console, request, {wanted.cell.key for wanted in todo}, stale)
+        if stale:
+            console.print(STALE.format(len(stale)), highlight=False)
         queued = sweep.queued() if queue.here() else set()
         left = [job for key, job in sweep.unfinished().items() if key not in queued]
         n_jobs = len(list(packs(left, where)))
@@ -150,8 +150,8 @@ def prepare(
         + (f", {where.nodes} nodes each" if where.nodes > 1 else ""),
         highlight=False,
     )
-    if n_stale:
-        console.print(STALE.format(n_stale), highlight=False)
+    if stale:
+        console.print(STALE.format(len(stale)), highlight=False)
     return request, sweep
 
 

@@ -135,14 +135,28 @@ def check(suite: Suite) -> None:
             choose("method", [row.method], list(METHODS))
             if sum(other.id == row.id for other in rows) > 1:
                 raise RequestError(f"{where}: two rows have this id")
+            if sum(other.label == row.label for other in rows) > 1:
+                raise RequestError(f"{where}: two rows have the label {row.label!r}")
             try:
-                config = resolve_config(METHODS[row.method], row.settings)
-                fields = [field.name for field in dataclasses.fields(config)]
-                check_space("its space", row.space, fields)
+                resolve_config(METHODS[row.method], row.settings)
+                defaults = dataclasses.asdict(METHODS[row.method].Config())
+                _check_types(row.settings, defaults)
+                check_space("its space", row.space, defaults)
             except (TypeError, ValueError) as error:
                 raise RequestError(f"{where}: {error}") from error
             if fixed := [field for field in row.space if field in row.settings]:
                 raise RequestError(f"{where}: its settings fix {fixed[0]!r}, which its space tunes")
+
+
+def _check_types(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Raises TypeError for a number, word or yes-or-no in place of another of these."""
+    for name, value in settings.items():
+        kind = type(defaults[name])
+        allowed = (int, float) if kind is float else (kind,)
+        if kind in (int, float, str, bool) and type(value) not in allowed:
+            raise TypeError(
+                f"{name!r} is {value!r}, and must be of the type of its default, {defaults[name]!r}"
+            )
 
 
 def rows_of(methods: Iterable[str | Row]) -> list[Row]:
@@ -160,9 +174,11 @@ def rows_of(methods: Iterable[str | Row]) -> list[Row]:
         elif one := [row for m in METHODS for row in _rows_of_method(m) if row.id == name]:
             rows += one
         else:
+            close = closest(str(name).lower(), [row.id for m in METHODS for row in rows_of([m])])
+            hint = f"did you mean {close!r}? " if close else ""
             raise RequestError(
-                f"method {name!r} of this suite is not known: a method of your own needs --plugin "
-                "FILE.py"
+                f"method {name!r} of this suite is not known: {hint}a method of your own needs "
+                "--plugin FILE.py"
             )
     return rows
 

@@ -260,6 +260,7 @@ def check_budget(wanted: Sequence[Wanted], n_points: int) -> None:
 def report(args: argparse.Namespace, request: Request, store: Store, console: Console) -> int:
     """Builds the page, writes the chosen settings where all points are on record, and tells."""
     from reports import build as reports  # matplotlib: not needed before now
+    from reports.tuning_page import with_chosen
 
     suite = SUITES[request.plan["tuning"]["of"]]
     path = target(args, suite)
@@ -283,6 +284,8 @@ def report(args: argparse.Namespace, request: Request, store: Store, console: Co
             lines.append(f"no point of {t.row.id} on {t.column.id} is ok: nothing is chosen there")
     for line in [*lines, *map(str, paths)]:
         console.print(line, markup=False, highlight=False)
+    if not left and (command := with_chosen(request.plan)):
+        console.print(f"the table with what was chosen: {command}", markup=False, highlight=False)
     return 1 if left or any(t.counts["failed"] for t in found) else 0
 
 

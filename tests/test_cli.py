@@ -16,6 +16,7 @@ import torch
 from reports import build as reports
 from results.store import Store
 from suites import catalogue, options, run, status
+from suites.engine.cell import Cell
 from suites.engine.plugins import load_methods
 from suites.jobs import store_plan
 from suites.request import expand
@@ -147,8 +148,8 @@ def test_a_part_that_takes_the_place_of_the_whole_says_so(tmp_path: Path) -> Non
     assert store_plan(whole, store) == ""
 
 
-def test_fresh_shows_what_it_would_train(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
+def test_fresh_shows_what_it_would_train_and_a_dry_run_what_is_stale(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     what = ["table1", "--methods", "backprop", "--architectures", "mlp-2x500", "--seeds", "1"]
     where = ["--results-dir", str(tmp_path / "r"), "--report-dir", str(tmp_path / "p")]
@@ -157,6 +158,11 @@ def test_fresh_shows_what_it_would_train(
         capsys.readouterr()
         assert run.main([*what, "--epochs", "1", *where, *more, "--dry-run"]) == 0
         assert f"1 cell, {n} to do; nothing was run" in capsys.readouterr().out
+    with monkeypatch.context() as other:
+        other.setattr(Cell, "code_sha", lambda cell: "0" * 16)
+        assert run.main([*what, "--epochs", "1", *where, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("stale ") and "1 of those on record" in said
     # a title is no markup, and a broken plan no trace
     store = Store(tmp_path / "r")
     plan = store.read_plan("table1")
@@ -347,6 +353,21 @@ def test_a_suite_of_the_users_own(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert "did you mean 'mytable'" in line and "--plugin FILE.py" in line
 
 
+@pytest.mark.usefixtures("more_suites")
+def test_a_suite_without_a_quick_profile_has_a_first_one(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "mytable.py"
+    path.write_text(MYTABLE.replace('"quick"', '"mine"'))
+    assert run.main(["mytable", "--dry-run", "--plugin", str(path)]) == 0
+    assert "6 cells, 6 to do" in capsys.readouterr().out
+    published = 'PUBLISHED = "hff,HFF,digits,mlp-2x500,,two of 500,98.7,,,,,other,Table 7,"'
+    path = tmp_path / "other.py"
+    path.write_text(f"{MYTABLE.replace('mytable', 'other')}{published}\n")
+    refusal = refused(["other", "--dry-run", "--plugin", str(path)], capsys, tmp_path)
+    assert "has no profile 'paper'" in refusal
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -378,6 +399,15 @@ ROW = 'Row("wide", "HFF, wide", "hff", {"margin": 0.4}, {"lr": LogUniform(1e-3, 
         (("LogUniform(1e-3, 0.1)", "(1e-3, 0.1)"), "must be a LogUniform, Uniform or Choice"),
         (('"lr": Log', '"margin": Log'), "its settings fix 'margin', which its space tunes"),
         (('"wide", "HFF', '"backprop", "HFF'), "row 'backprop': two rows have this id"),
+        (("HFF, wide", "Backprop (end to end)"), "two rows have the label 'Backprop (end to end)'"),
+        (('"margin": 0.4', '"margin": "0.4"'), "'margin' is '0.4', and must be of the type of its"),
+        (('"margin": 0.4', '"prototypes": 2.5'), "must be of the type of its default, 2"),
+        (
+            ('"lr": LogUniform(1e-3, 0.1)', '"aux_channels": LogUniform(64, 256)'),
+            "gives fractions, and the default is 128: take a Choice of whole numbers",
+        ),
+        (("LogUniform(1e-3", "LogUniform('1e-3'"), "mytable.py, line 6: ValueError: LogUn"),
+        (('("backprop"', '("backprob"'), "not known: did you mean 'backprop'?"),
         (('("mlp-2x500",)', '("mlp-2x500")'), "must be a tuple of names, as in ('mlp-2x500',)"),
         (("mlp-2x500", "mlp-2x5oo"), "unknown architecture 'mlp-2x5oo': did you mean"),
     ],

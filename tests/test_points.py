@@ -114,7 +114,13 @@ def test_choices_are_alike_and_numbers_are_short() -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: Uniform(1.0, 1.0), lambda: LogUniform(0.0, 1.0), lambda: Choice(1)]
+    "make",
+    [
+        lambda: Uniform(1.0, 1.0),
+        lambda: LogUniform(0.0, 1.0),
+        lambda: LogUniform("1e-4", "1e-2"),  # type: ignore[arg-type]
+        lambda: Choice(1),
+    ],
 )
 def test_ranges_that_are_none(make: Callable[[], Range]) -> None:
     with pytest.raises(ValueError, match=r"range|choice"):

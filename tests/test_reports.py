@@ -157,6 +157,21 @@ def test_published_number_comes_with_difference_and_source(tmp_path: Path) -> No
     page = render_html(table)
     assert "98.4" in page and "Table 2" in page and "\u22120.4" in page
     assert "98.4 ($-0.4$)" in render_latex(table)
+    for text in (page, render_latex(table), render_markdown(table)):
+        assert "None of them was run as published" in text
+
+
+def test_what_was_asked_for_in_place_of_the_profiles_own_is_in_every_output(
+    tmp_path: Path,
+) -> None:
+    plan = make_plan() | {
+        "profile_note": "Digits. Here with 2 epochs instead of the profile's own."
+    }
+    plan["rows"][0]["settings"] = {"lr": 1e-4}
+    table = build_module.read("table1", filled(tmp_path, plan, [make_record()]), nothing)
+    for render in (render_html, render_latex, render_markdown):
+        assert render(table).count("Here with 2 epochs") == 1
+    assert f"{table.rows[0].method} with lr 0.0001" in render_html(table)
 
 
 def test_of_several_published_numbers_none_is_the_one(tmp_path: Path) -> None:
