@@ -16,11 +16,13 @@ import inspect
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
 from methods import Method
+from methods.base import resolve_config
 from suites.auditing import locality
 from suites.auditing.locality import flat_parameters
 from suites.auditing.sharing import double_precision, first_difference
@@ -343,6 +345,23 @@ def check_initial_weights(case: Case) -> None:
         )
 
 
+def check_tuned_settings(case: Case) -> None:
+    """A setting that is tuned and read nowhere wastes a budget that others use."""
+    config = resolve_config(case.cls, case.row.settings)
+    for name, values in case.row.spaces().items():
+        if name in case.row.settings:
+            continue
+        other = next(v for v in map(values.at, (0.75, 0.25)) if v != getattr(config, name))
+        # some act on feature maps only
+        places = dict.fromkeys((case.architecture, "cnn-tiny", "mlp-2x500"))
+        changed = (
+            any(True for _ in differences(_trained(place), _trained(place, **{name: other})))
+            for place in (Case(case.row, architecture) for architecture in places)
+            if place.refusal() is None
+        )
+        assert any(changed), f"{name!r} is tuned, but {other!r} in its place changes nothing"
+
+
 def check_shared_batches(case: Case) -> None:
     """A rule that couples samples would be another rule where processes share a mini-batch."""
     with double_precision():
@@ -361,6 +380,17 @@ def check_shared_batches(case: Case) -> None:
         f"two processes with half of each mini-batch do not make the step of one ({place} "
         f"differs): {how} (methods/batch.py)"
     )
+
+
+def _trained(case: Case, **settings: Any) -> list[Any]:
+    """All of a method, and what it predicts, after a few steps with settings."""
+    row = dataclasses.replace(case.row, settings={**case.row.settings, **settings})
+    method = Case(row, case.architecture).make()
+    steps = 3 * len(method.phases(STEPS))
+    fit(method, 0, steps, steps)
+    x, _ = toy(8)
+    told = [predict(method, x, readout) for readout in method.traits.readouts]
+    return [method.state_dict(), told]
 
 
 CHECKS: dict[str, Callable[[Case], None]] = {

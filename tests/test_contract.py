@@ -30,7 +30,8 @@ CASES = [
 # Of two networks that end in maps, the slow checks take one: a rule does not learn in another way
 # where maps are pooled in another way. And of the rows of one method, which are the same lines
 # under other settings, they take the first there; the others on the two smaller networks.
-SLOW = ("learns", "shuffled_labels", "shared_batches", "auxiliary_parameters", "locality")
+SLOW = ("learns", "shuffled_labels", "shared_batches", "auxiliary_parameters", "locality",
+        "tuned_settings")  # fmt: skip
 FIRST = {rows[0].id for rows in (rows_of([name]) for name in METHODS)}
 ON_RESNET = {case.row.id for case in CASES if case.architecture == "resnet18"}
 
@@ -172,6 +173,11 @@ PLANTED = {
     "the same heads for every seed": (
         "heads = [", "torch.manual_seed(0); heads = [", "initial_weights",
     ),
+    "a tuned rate that nothing reads": (
+        "    Config = Config\n",
+        "    Config = Config\n    space = {'lr': LogUniform(1e-4, 1e-2)}\n",
+        "tuned_settings",
+    ),
     "objective with the wrong sign": ("total.backward()", "(-total).backward()", "learns"),
 }  # fmt: skip
 
@@ -203,6 +209,10 @@ def test_planted_bug_is_caught(
             "return self.head(self.blocks(x))  # PREDICT",
             "s = getattr(self, 'seen', None); out = self.head(self.blocks(x)); "
             "return out + s[1] if s is not None and len(s[1]) == len(x) else out",
+        )
+    if "rate" in bug:
+        text = text.replace("config.lr, 0.0)", "1e-3, 0.0)").replace(
+            "from torch import nn\n", "from torch import nn\nfrom methods.space import LogUniform\n"
         )
     if "excuse" in bug:
         text = text.replace("local_updates=True", "local_updates=True, feedback='a schedule'")
