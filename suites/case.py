@@ -13,6 +13,7 @@ from methods import METHODS, Method, Task
 from methods.base import resolve_config
 from suites.auditing.subject import STEPS, Subject, step
 from suites.engine.architectures import ARCHITECTURES
+from suites.refusals import refusal
 from suites.suite import Row, rows_of
 
 WIDTH = 1 / 8  # factor on all widths: the checks are on rules, not on sizes
@@ -52,13 +53,8 @@ class Case:
 
     def refusal(self) -> str | None:
         """The reason the method, or the network, gives against this pair, or None."""
-        config = resolve_config(self.cls, self.row.settings)
         task = Task("toy", (1, SIDE, SIDE), 4)
-        if reason := ARCHITECTURES[self.architecture].refuse(task):
-            return reason  # a network for larger images
-        with torch.device("meta"):
-            blocks = ARCHITECTURES[self.architecture].blocks(task, self.cls.style(config), WIDTH)
-        return self.cls.refuse(blocks, task, config)
+        return refusal(self.cls, self.row.settings, self.architecture, task, WIDTH)
 
 
 def cases(methods: list[str] | None = None) -> list[Case]:

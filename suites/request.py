@@ -10,10 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-import torch
-
-from methods import METHODS, Method
-from methods.base import resolve_config
+from methods import METHODS
 from reports.formatting import plural
 from reports.plan import check_plan
 from results.store import Plan
@@ -21,11 +18,12 @@ from results.tuned import Chosen, Tuned
 from suites.description import UNTRAINED, describe
 from suites.engine.architectures import ARCHITECTURES
 from suites.engine.cell import Cell, Kind, Protocol
-from suites.engine.datasets import DATASETS, bare_task
+from suites.engine.datasets import DATASETS
 from suites.engine.execution import CHOICES
 from suites.engine.precision import PRECISIONS
 from suites.images import names
 from suites.places import OfTransfer, Place, places, protocols
+from suites.refusals import why_not
 from suites.suite import Profile, RequestError, Row, Suite, choose, everywhere, rows_of
 
 AUDITED = "synthetic"  # the data set that an audit is made on
@@ -421,23 +419,3 @@ def _chosen_rows(
     ids = {row.id for row in everything}
     # the name of a method stands for all its rows, unless it is the name of one of them
     return [r for r in everything if r.id in chosen or (r.method in chosen and r.method not in ids)]
-
-
-def why_not(
-    cls: type[Method], settings: Mapping[str, Any], architecture: str, dataset: str
-) -> str | None:
-    """Why a method cannot train an architecture on a dataset, or None."""
-    task = bare_task(dataset)
-    reason = ARCHITECTURES[architecture].refuse(task)
-    if reason is not None:
-        return reason
-    try:
-        config = resolve_config(cls, settings)
-        with torch.device("meta"):  # shapes without memory
-            blocks = ARCHITECTURES[architecture].blocks(task, cls.style(config))
-        return cls.refuse(blocks, task, config)
-    except Exception as error:  # a third party's code; its author needs the place
-        raise RequestError(
-            f"method {cls.name!r} cannot be asked whether it can train {architecture} "
-            f"({type(error).__name__}: {error}); `python -m suites.check` helps to find out why"
-        ) from error

@@ -21,12 +21,12 @@ from slurm import site
 from suites import options, preflight
 from suites.catalogue import SUITES
 from suites.command import Parser, exit_with, fail
-from suites.jobs import STALE, cells_text, jobs_of, not_ok, remaining, store_plan
 from suites.launching import local
 from suites.progress import Display
 from suites.request import Request
 from suites.show import show_dry_run, show_list, show_table
 from suites.suite import RequestError
+from suites.todo import STALE, cells_text, jobs_of, not_ok, remaining, store_plan
 
 EXAMPLES = """\
 examples:

@@ -16,9 +16,9 @@ from reports.table import Cell, Table
 from reports.tuning import Tuning, settings_text
 from suites.engine.architectures import ARCHITECTURES
 from suites.engine.datasets import DATASETS
-from suites.jobs import cells_text
 from suites.request import Request
 from suites.suite import Row, Suite, rows_of
+from suites.todo import cells_text
 
 STATES = {"unwanted": ""}
 FILE_WIDTH = 160  # of a list that does not go to a terminal

@@ -22,11 +22,11 @@ from suites.catalogue import SUITES
 from suites.cluster.packing import packs
 from suites.cluster.sweep import Sweep, require
 from suites.command import Parser, command_on, exit_with, fail
-from suites.jobs import STALE, cells_text, jobs_of, not_ok, remaining, store_plan
 from suites.progress import Display
 from suites.request import Request
 from suites.show import show_dry_run, show_list
 from suites.suite import RequestError
+from suites.todo import STALE, cells_text, jobs_of, not_ok, remaining, store_plan
 
 RETRIES = 2
 

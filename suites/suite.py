@@ -38,7 +38,7 @@ class Row:
         return {**METHODS[self.method].space, **self.space}
 
 
-Place = Callable[[str, str, str], Any]  # of row id, dataset, architecture
+ByPlace = Callable[[str, str, str], Any]  # of row id, dataset, architecture
 
 
 def _nothing(row: str, dataset: str, architecture: str) -> dict[str, Any]:
@@ -76,9 +76,9 @@ class Profile:
     architectures: tuple[str, ...]
     seeds: int
     protocol: Callable[[str, str], Protocol | Sequence[Protocol]]
-    settings: Place = _nothing
-    budget: Place = _nothing
-    wanted: Place = everywhere
+    settings: ByPlace = _nothing
+    budget: ByPlace = _nothing
+    wanted: ByPlace = everywhere
     methods: tuple[str | Row, ...] | None = None
     folder: str = ""
     tuned: bool = False

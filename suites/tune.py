@@ -30,11 +30,11 @@ from suites import options, points
 from suites.catalogue import SUITES
 from suites.command import Parser, exit_with
 from suites.engine.cell import Cell
-from suites.jobs import not_ok
 from suites.request import MOST_CELLS, Request, Wanted
 from suites.run import add_launching, start
 from suites.show import show_tuning
 from suites.suite import RequestError, Row, Suite
+from suites.todo import not_ok
 
 POINTS = 8
 SEED = 0

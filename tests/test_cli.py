@@ -18,8 +18,8 @@ from results.store import Store
 from suites import catalogue, options, run, status
 from suites.engine.cell import Cell
 from suites.engine.plugins import load_methods
-from suites.jobs import store_plan
 from suites.request import expand
+from suites.todo import store_plan
 
 load_methods([])
 ROOT = Path(__file__).parent.parent

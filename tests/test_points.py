@@ -17,7 +17,7 @@ from methods.space import Choice, LogUniform, Range, Uniform
 from suites import points, tune
 from suites.catalogue import SUITES
 from suites.engine import sources
-from suites.request import why_not
+from suites.refusals import why_not
 from suites.suite import rows_of
 from tests.methods import toy
 from tests.test_sources import MEMBERS, plugin_sha
