@@ -22,7 +22,7 @@ from suites.engine.execution import CHOICES
 from suites.engine.plugins import load_methods
 from suites.images import folders, sample
 from suites.request import Request, expand
-from suites.suite import RequestError, Suite, check, choose, rows_of
+from suites.suite import RequestError, Suite, check, check_types, choose, rows_of
 from suites.transfer import weights
 from suites.transfer.weights import WeightsError
 
@@ -184,7 +184,7 @@ def resolve(
         choose("architecture", args.architectures, list(ARCHITECTURES))
         args.weights = weights.find(args.weights, args.architectures[0])
         weights.read(args.weights, args.architectures[0])
-    values = tuned_values(args.tuned, suite, args.profile)
+    values = tuned_values(args.tuned, suite, args.profile, args.methods)
     request = expanded(args, suite, command, extra_methods, device, values)
     if values and args.tuned and not request.plan["tuned"]:
         raise RequestError(
@@ -269,11 +269,14 @@ def suite_of(args: argparse.Namespace) -> Suite:
     return suite
 
 
-def tuned_values(wanted: str | None, suite: Suite, profile_name: str) -> Tuned | None:
+def tuned_values(
+    wanted: str | None, suite: Suite, profile_name: str, methods: Sequence[str] | None
+) -> Tuned | None:
     """The tuned values that go over a profile's settings: the user's, its own, or none.
 
     Args:
         wanted: a file, or UNTUNED; None for what the profile has.
+        methods: rows and methods that were asked for; None for all.
 
     Raises:
         TunedError: the file is none of this suite's.
@@ -288,6 +291,10 @@ def tuned_values(wanted: str | None, suite: Suite, profile_name: str) -> Tuned |
             raise RequestError(f"--tuned is for training, which {suite.name!r} is not about")
         found = None if wanted == UNTUNED else tuned.for_suite(Path(wanted), suite.name)
     if found is not None:
+        if methods is not None:  # what nobody asks for may be of a file that is not here
+            kept = (e for e in found.entries
+                    if e.method in METHODS or {e.row, e.method} & {*methods})  # fmt: skip
+            found = dataclasses.replace(found, entries=tuple(kept))
         for entry in found.entries:
             _check_values(entry, found.path)
         _check_budgets(found)
@@ -315,18 +322,10 @@ def _check_values(entry: tuned.Chosen, path: Path) -> None:
             "your own needs --plugin FILE.py"
         )
     try:
-        config = resolve_config(METHODS[entry.method], entry.settings)
-        default = resolve_config(METHODS[entry.method], {})
-    except ValueError as error:
-        raise RequestError(f"{path}: {error}") from None
-    for name in entry.settings:
-        value, usual = getattr(config, name), getattr(default, name)
-        number = isinstance(usual, int | float) and not isinstance(usual, bool)
-        if not isinstance(value, int | float if number else type(usual)):
-            raise RequestError(
-                f"{path}: {name!r} of {entry.row!r} is {value!r}, where something like {usual!r} "
-                "is expected"
-            )
+        resolve_config(METHODS[entry.method], entry.settings)
+        check_types(entry.settings, dataclasses.asdict(METHODS[entry.method].Config()))
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"{path}, values of {entry.row!r}: {error}") from None
 
 
 def of_class_folder(suite: Suite, args: argparse.Namespace) -> Suite:

@@ -140,7 +140,7 @@ def check(suite: Suite) -> None:
             try:
                 resolve_config(METHODS[row.method], row.settings)
                 defaults = dataclasses.asdict(METHODS[row.method].Config())
-                _check_types(row.settings, defaults)
+                check_types(row.settings, defaults)
                 check_space("its space", row.space, defaults)
             except (TypeError, ValueError) as error:
                 raise RequestError(f"{where}: {error}") from error
@@ -148,7 +148,7 @@ def check(suite: Suite) -> None:
                 raise RequestError(f"{where}: its settings fix {fixed[0]!r}, which its space tunes")
 
 
-def _check_types(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+def check_types(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     """Raises TypeError for a number, word or yes-or-no in place of another of these."""
     for name, value in settings.items():
         kind = type(defaults[name])

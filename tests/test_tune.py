@@ -24,7 +24,7 @@ from suites.engine.cell import Cell
 from suites.engine.trial import Job
 from suites.launching import attempt, local
 from suites.request import Request, expand
-from suites.suite import Row
+from suites.suite import RequestError, Row
 from tests.records import make_record
 
 load_builtin()
@@ -318,6 +318,13 @@ def test_a_table_takes_a_file_of_settings(tmp_path: Path) -> None:
     assert since == [["by older sources"], []]
     shorter = run_request(*FEW, "--tuned", str(path), "--epochs", "3")
     assert shorter.plan["tuned"][1]["since"] == ["under another protocol (epochs 30, here 3)"]
+    # of a file that is not here, and that nobody asks for
+    older["entries"].append(older["entries"][0] | {"row": "mine", "method": "mine"})
+    path.write_text(json.dumps(older))
+    assert len(run_request(*FEW, "--tuned", str(path)).plan["tuned"]) == 2
+    with pytest.raises(RequestError, match="'mine', which is not known here"):
+        run_request("--architectures", "mlp-2x500", "--tuned", str(path))
+    assert [t.keys() >= {"row", "column"} for t in request.plan["tuned"]] == [True, True]
     # the audit of a rule is made once, whatever its rates
     assert request.plan["audits"] == run_request(*FEW).plan["audits"]
 
