@@ -408,7 +408,7 @@ def test_every_latin_letter_is_escaped_to_ascii() -> None:
     assert escape("a--b---c") == "a-{}-b-{}-{}-c"
 
 
-def _compiled(folder: Path) -> str:
+def compiled(folder: Path) -> str:
     if shutil.which("pdflatex") is None:
         if os.environ.get("BPFREE_REQUIRE_LATEX") == "1":
             pytest.fail("BPFREE_REQUIRE_LATEX=1, but there is no pdflatex")
@@ -425,13 +425,13 @@ def _compiled(folder: Path) -> str:
 def test_latex_compiles(tmp_path: Path, aligned: bool) -> None:
     store = mixed_store(tmp_path / "runs")
     build("table1", store, tmp_path, nothing, aligned=aligned)
-    assert "Overfull \\hbox" not in _compiled(tmp_path / "table1")
+    assert "Overfull \\hbox" not in compiled(tmp_path / "table1")
 
 
 @pytest.mark.parametrize("aligned", [False, True])
 def test_hostile_latex_compiles(tmp_path: Path, aligned: bool) -> None:
     build_module.write(hostile_table(tmp_path / "runs"), tmp_path, aligned=aligned)
-    _compiled(tmp_path / "table1")
+    compiled(tmp_path / "table1")
 
 
 def test_aligned_numbers_are_the_same_numbers(tmp_path: Path) -> None:

@@ -13,8 +13,10 @@ from rich.console import Console
 from reports import cost_figures, html, latex, speed, targets
 from reports.build import read, write
 from reports.table import Table
+from results.store import Store
 from suites.show import show_table
-from tests.records import CURRENT, filled, make_plan, make_record
+from tests.records import CURRENT, HOSTILE, filled, make_plan, make_record
+from tests.test_reports import compiled
 
 CLASSES = (10, 100, 1000)
 COLUMNS = tuple(f"noise-3x4x4-c{c}/mlp-3x8" for c in CLASSES)
@@ -139,6 +141,16 @@ def test_the_latex_of_a_suite_about_costs(tmp_path: Path) -> None:
     assert "J per image" not in text  # no device here tells
     names = {path.name for path in write(trained(tmp_path / "t", {"a": [(1.0, 9.0)]}), tmp_path)}
     assert not any("costs" in name for name in names)
+
+
+def test_hostile_latex_of_costs_compiles(tmp_path: Path) -> None:
+    table = made(tmp_path)
+    plan = dict(table.plan)
+    for i, row in enumerate(plan["rows"]):
+        row["label"] = f"{i} {HOSTILE}"
+    again = read("table1", Store(tmp_path), plan=plan)
+    write(again, tmp_path / "out")
+    compiled(tmp_path / "out" / "table1")
 
 
 def test_of_several_seeds_the_median_and_the_widest_range(tmp_path: Path) -> None:
