@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scipy.special import gammaln, stdtr, stdtrit
 
@@ -20,14 +20,15 @@ RULE = (
     "both have the same seeds, since those share data order and initial weights; Welch's interval "
     "and test otherwise.",
     "p: two-sided t test, corrected for the number of tested cells by Holm's procedure; at 0.05 or "
-    "less a cell differs. With fewer than three seeds on a side nothing is tested, nor what is the "
-    "same to the last bit.",
+    "less a cell differs. Where one side has fewer than three seeds, Student's test asks whether "
+    "they lie as the seeds of the other do; with fewer than three on both nothing is tested, nor "
+    "what is the same to the last bit.",
     "g: the difference in standard deviations, corrected for small samples (Hedges). Paired: of "
     "the differences (d_z). Welch: the root of the mean of both variances.",
     "A spread is never taken to be less than what rounding to whole images alone would give: three "
     "seeds that all differ by one image are no finding.",
-    "same bits: in every seed all metrics and learning curves, losses included, are equal to the "
-    "last bit.",
+    "same bits: in every seed that both have, all metrics and learning curves, losses included, "
+    "are equal to the last bit; means are over those seeds.",
 )
 
 
@@ -39,7 +40,7 @@ class Difference:
         half_width: of the 95 % interval.
         p_value: two-sided, of this comparison alone.
         effect: Hedges' g, in standard deviations; None where there is no spread.
-        paired: by seed; else Welch's.
+        paired: by seed; pooled: by Student's test, with one spread for both; else by Welch's.
         df: degrees of freedom.
     """
 
@@ -49,6 +50,7 @@ class Difference:
     effect: float | None
     paired: bool
     df: float
+    pooled: bool = False
 
 
 def difference(
@@ -107,6 +109,23 @@ def welch(a: Sequence[float], b: Sequence[float], step: float = 0.0) -> Differen
     df_effect = (va + vb) ** 2 / (va**2 / (one.n - 1) + vb**2 / (other.n - 1))
     root = math.sqrt((va + vb) / 2)
     return _tested(mean, math.sqrt(error), root, df, hedges(df_effect), False)
+
+
+def pooled(a: Sequence[float], b: Sequence[float], step: float = 0.0) -> Difference:
+    """Student's t test with one spread for both sides, of which one may be a single run.
+
+    Raises:
+        ValueError: a side without values, or fewer than three in all.
+    """
+    one, other = estimate(a), estimate(b)
+    if one is None or other is None or one.n + other.n < MIN_SEEDS_FOR_INTERVAL:
+        raise ValueError("Student's test needs a value on each side, and three in all")
+    df = one.n + other.n - 2
+    squares = sum((side.n - 1) * _spread(side) ** 2 for side in (one, other))
+    std = max(math.sqrt(squares / df), step / math.sqrt(12))
+    error = std * math.sqrt(1 / one.n + 1 / other.n)
+    found = _tested(other.mean - one.mean, error, std, df, hedges(df), False)
+    return replace(found, pooled=True)
 
 
 def _spread(value: Estimate) -> float:

@@ -24,7 +24,15 @@ from reports.comparing import page as comparison_page
 from reports.comparing import text as comparison_text
 from reports.comparing.alignment import CompareError
 from reports.comparing.comparison import Comparison, Pair, notes, summary
-from reports.differences import Difference, difference, hedges, holm_adjusted, paired, welch
+from reports.differences import (
+    Difference,
+    difference,
+    hedges,
+    holm_adjusted,
+    paired,
+    pooled,
+    welch,
+)
 from results.record import cell_key
 from results.store import Store
 from tests.records import filled, make_plan, make_record, make_tuning
@@ -518,6 +526,36 @@ def test_exit_status_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "5 with the same bits" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("again", "verdict", "shift"),
+    [(98.0, "same bits", 0.0), (98.3, "no difference seen", 0.0), (90.0, "differs", -8.3)],
+)
+def test_one_seed_again_is_judged_by_the_spread_of_all(
+    tmp_path: Path, again: float, verdict: str, shift: float
+) -> None:
+    """What the command under a number of the page makes: 98.3 ± 0.4 of three seeds, and one."""
+    a = [run("hff", seed, value) for seed, value in enumerate((98.0, 98.3, 98.6))]
+    stores = [
+        filled(tmp_path / "a", make_plan(("hff",), seeds=3), a),
+        filled(tmp_path / "b", make_plan(("hff",), seeds=3), [run("hff", 0, again)]),
+    ]
+    found = read(*(str(store.root) for store in stores))
+    pair = pair_of(found, "hff")
+    assert pair.verdict == verdict and pair.shift == pytest.approx(shift)
+    assert ("Student" in " ".join(notes(found))) == (verdict != "same bits")
+
+
+def test_few_runs_against_many_are_tested_as_scipy_tests_them() -> None:
+    many, few = [97.0, 97.5, 98.1, 97.2], [96.0]
+    expected = stats.ttest_ind(few, many, equal_var=True)
+    found = pooled(many, few)
+    low, high = expected.confidence_interval()
+    assert found.p_value == pytest.approx(expected.pvalue)
+    assert (found.mean - found.half_width, found.mean + found.half_width) == pytest.approx(
+        (low, high)
+    )
+
+
 def test_a_changed_status_alone_is_status_1(tmp_path: Path) -> None:
     a = [run("hff", s, 97 + s) for s in range(4)]
     b = [*a[:3], run("hff", 3, 0, status="killed", reason="time")]
@@ -525,7 +563,7 @@ def test_a_changed_status_alone_is_status_1(tmp_path: Path) -> None:
         filled(tmp_path / n, make_plan(("hff",), seeds=4), r) for n, r in (("a", a), ("b", b))
     ]
     found = read(*(str(s.root) for s in stores))
-    assert verdicts(found) == {"hff": "no difference seen"} and found.exit_status == 1
+    assert verdicts(found) == {"hff": "same bits"} and found.exit_status == 1
 
 
 def test_unreadable_records_are_a_warning(

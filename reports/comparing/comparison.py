@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
 from reports.caption import metric_text
 from reports.comparing.alignment import Side, flat
-from reports.differences import Difference, difference, holm_adjusted
+from reports.differences import Difference, difference, holm_adjusted, pooled
 from reports.formatting import (
     MINUS,
     first_line,
@@ -18,7 +18,7 @@ from reports.formatting import (
     signed,
     when,
 )
-from reports.statistics import CONFIDENCE, Estimate
+from reports.statistics import CONFIDENCE, MIN_SEEDS_FOR_INTERVAL, Estimate, estimate
 from reports.table import Cell, Column, Row, Run, Table, rounding_step
 
 DIFFERS = "differs"
@@ -187,8 +187,18 @@ def _pair(row: Row, column: Column, a: Cell | None, b: Cell | None, table: Table
             return None
         return Pair(row, column, a, b, ONLY["A" if a else "B"])
     one, other = a.by_seed, b.by_seed
-    tested = difference(one, other, rounding_step(table.plan, row, (*a.runs, *b.runs)))
+    lone = (("A", one.keys() - other.keys()), ("B", other.keys() - one.keys()))
     changes = tuple(_changes(a, b))
+    shared = one.keys() & other.keys()
+    if shared in (one.keys(), other.keys()):  # one side ran a part of the other's seeds
+        parts = _only(a, shared), _only(b, shared)
+        if shared and _same_bits(*parts):
+            a, b = parts
+            one, other = a.by_seed, b.by_seed
+    step = rounding_step(table.plan, row, (*a.runs, *b.runs))
+    tested = difference(one, other, step)
+    if tested is None and one and other and max(len(one), len(other)) >= MIN_SEEDS_FOR_INTERVAL:
+        tested = pooled(list(one.values()), list(other.values()), step)
     if one and other:
         verdict = SAME if _same_bits(a, b) else FEW  # of what is tested, the p value decides
     else:
@@ -197,7 +207,6 @@ def _pair(row: Row, column: Column, a: Cell | None, b: Cell | None, table: Table
     records = [[run.record for run in cell.runs if run.record] for cell in (a, b)]
     sources = [{record["code_sha"] for record in found} for found in records]
     rates = [cell.cost.get(RATE) for cell in (a, b)]
-    lone = (("A", one.keys() - other.keys()), ("B", other.keys() - one.keys()))
     return Pair(
         row, column, a, b, verdict, tested, None, changes,
         tuple(_settings(records[0][0]["cell"], records[1][0]["cell"])),
@@ -205,6 +214,13 @@ def _pair(row: Row, column: Column, a: Cell | None, b: Cell | None, table: Table
         rates[1] / rates[0] if rates[0] and rates[1] else None,
         tuple((side, tuple(sorted(seeds))) for side, seeds in lone if seeds),
     )  # fmt: skip
+
+
+def _only(cell: Cell, seeds: Set[int]) -> Cell:
+    """The cell with the values of these seeds alone."""
+    runs = tuple(run for run in cell.runs if run.seed in seeds)
+    values = [value for seed, value in cell.by_seed.items() if seed in seeds]
+    return replace(cell, runs=runs, estimate=estimate(values))
 
 
 def _same_bits(a: Cell, b: Cell) -> bool:
@@ -304,12 +320,16 @@ def notes(comparison: Comparison) -> list[str]:
     """What else a reader has to know, in sentences."""
     shared = comparison.shared
     found = []
-    welch = [pair for pair in shared if pair.difference and not pair.difference.paired]
-    if welch:
-        found.append(
-            f"{plural(len(welch), 'cell')} by Welch's test, since the seeds with a value are not "
-            f"the same: {_names(welch)}."
-        )
+    tested = [(pair, pair.difference) for pair in shared if pair.difference]
+    for name, why, pairs in (
+        ("Welch", "the seeds with a value are not the same",
+         [pair for pair, test in tested if not (test.paired or test.pooled)]),
+        ("Student", "one side has fewer than three seeds",
+         [pair for pair, test in tested if test.pooled]),
+    ):  # fmt: skip
+        if pairs:
+            n = plural(len(pairs), "cell")
+            found.append(f"{n} by {name}'s test, since {why}: {_names(pairs)}.")
     sources = [pair for pair in shared if pair.other_sources]
     if sources:
         found.append(

@@ -34,6 +34,10 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
     say(console, f"B: {about(comparison.b)}")
     title = comparison.metric
     for column, pairs in comparison.groups():
+        if comparison.shared:  # what one side never ran is counted in the summary, and on the page
+            pairs = [pair for pair in pairs if pair.a and pair.b]
+        if not pairs:
+            continue
         rows = [
             [
                 pair.row.label,
