@@ -90,6 +90,8 @@ class Tuning:
             if values["scale"] == "choice":
                 continue
             u = _coordinate(self.best.settings[name], values)
+            if u < EDGE and values["low"] == 0:
+                continue  # a decay, or a share, of none: there is nothing beyond
             if not EDGE <= u <= 1 - EDGE:
                 found.append(f"{label(name)} near the {'low' if u < EDGE else 'high'} end")
         return found

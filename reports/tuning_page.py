@@ -127,13 +127,18 @@ def _notes(tuning: Tuning) -> list[str]:
     return notes + [f"{edge} of its range" for edge in tuning.edges]
 
 
-def with_chosen(plan: Plan) -> str:
-    """The command that makes the table with the chosen settings, or ''."""
+def with_chosen(plan: Plan, here: bool = False) -> str:
+    """The command that makes the table with the chosen settings, or ''.
+
+    Args:
+        here: with the folders of this run, where seed 0 is on record already.
+    """
     file, command = plan["tuning"].get("file"), str(plan["command"])
     if not file or not command.startswith("python -m suites.tune"):
         return ""
     try:
-        words = without(command.replace("suites.tune", "suites.run", 1), (*PLACES, *OF_TUNING))
+        left_out = OF_TUNING if here else (*PLACES, *OF_TUNING)
+        words = without(command.replace("suites.tune", "suites.run", 1), left_out)
     except ValueError:  # not as a shell would read it
         return ""
     return shlex.join([*words, "--tuned", file])

@@ -21,6 +21,7 @@ from slurm import site
 from suites import options, preflight
 from suites.catalogue import SUITES
 from suites.command import Parser, exit_with, fail
+from suites.engine.trial import Job
 from suites.launching import local
 from suites.progress import Display
 from suites.request import Request
@@ -168,7 +169,8 @@ def carry_out(
         workers = 1  # what runs beside it would be timed as well
     console.print(
         f"{request.suite.name}, profile {request.profile}: {cells_text(request)}, "
-        f"{n_cells - len(jobs)} on record, {len(jobs)} to run on {device} with {workers} "
+        f"{n_cells - len(jobs)} on record, {len(jobs)} to run{_begun(store, jobs)} on {device} "
+        f"with {workers} "
         f"worker{'s' if workers > 1 else ''}"
         + (f" of {args.ranks} processes" if args.ranks > 1 else ""),
         highlight=False,
@@ -203,6 +205,13 @@ def carry_out(
     return None
 
 
+def _begun(store: Store, jobs: Sequence[Job]) -> str:
+    """How many of the cells have a checkpoint to go on from: " (2 of them begun)", or ""."""
+    saved = {path.stem for path in store.checkpoints_dir.glob("*.pt")}
+    n = sum(job.cell.key in saved for job in jobs)
+    return f" ({n} of them begun)" if n else ""
+
+
 def _interrupt(number: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
@@ -215,7 +224,7 @@ def report(args: argparse.Namespace, request: Request, store: Store, console: Co
     try:
         # the plan at hand, not the stored one: another run may have written its own by now
         table, paths = reports.built(request.suite.name, store, args.report_dir, plan=request.plan)
-        show_table(table, console)
+        show_table(table, console, {w.cell.key for w in request.wanted} if args.only else ())
     except reports.ReportError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

@@ -24,14 +24,21 @@ STATES = {"unwanted": ""}
 FILE_WIDTH = 160  # of a list that does not go to a terminal
 
 
-def show_table(table: Table, console: Console) -> None:
-    """Prints the table's means and intervals, and in tables of costs one method over another."""
+def show_table(table: Table, console: Console, keys: Collection[str] = ()) -> None:
+    """Prints the table's means and intervals, and in tables of costs one method over another.
+
+    Args:
+        keys: of the cells that were asked for, where not all were: rows and columns of others are
+            left out.
+    """
+    found = [(row.id, column.id) for row, column, run in table.runs if run.key in keys]
+    rows = [row for row in table.rows if not found or row.id in {r for r, _ in found}]
     columns = {
-        f"{column.dataset}\n{column.label}": [_entry(table.cell(row, column)) for row in table.rows]
-        for column in table.columns
-    }
+        f"{column.dataset}\n{column.label}": [_entry(table.cell(row, column)) for row in rows]
+        for column in table.columns if not found or column.id in {c for _, c in found}
+    }  # fmt: skip
     title = f"{table.plan['title']}: {metric_text(table)}"
-    print_in_parts(console, title, [row.label for row in table.rows], columns)
+    print_in_parts(console, title, [row.label for row in rows], columns)
     if any(cell.n_stale for cell in table.cells.values()):
         console.print("\u2020 made in part by older sources", highlight=False)
     if said := quiet(table):

@@ -284,7 +284,7 @@ def report(args: argparse.Namespace, request: Request, store: Store, console: Co
             lines.append(f"no point of {t.row.id} on {t.column.id} is ok: nothing is chosen there")
     for line in [*lines, *map(str, paths)]:
         console.print(line, markup=False, highlight=False)
-    if not left and (command := with_chosen(request.plan)):
+    if not left and (command := with_chosen(request.plan, here=True)):
         console.print(f"the table with what was chosen: {command}", markup=False, highlight=False)
     return 1 if left or any(t.counts["failed"] for t in found) else 0
 

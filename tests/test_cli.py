@@ -300,6 +300,10 @@ def test_only_runs_the_cells_that_are_named_and_keeps_the_whole_table(
         assert records[0]["metrics"] == records[1]["metrics"]
         assert records[0]["curves"]["train_loss"] == records[1]["curves"]["train_loss"]
     assert len(Store(tmp_path / "b").read_plan("table1")["cells"]) == 4  # type: ignore[index]
+    method = json.loads(again[0].read_text())["cell"]["method"]
+    assert run.main([*what, *where, str(tmp_path / "b"), "--only", keys[0]]) == 0
+    out = capsys.readouterr().out
+    assert ("Backprop" in out, "HFF" in out) == (method == "backprop", method == "hff")
     with pytest.raises(SystemExit) as error:
         run.main([*what, *where, str(tmp_path / "c"), "--only", "zzz"])
     assert error.value.code == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -70,6 +71,13 @@ def test_what_chance_chose_and_what_lies_at_an_end_is_said() -> None:
     # half an image of 100 is left where all are right
     assert top.standard_error == pytest.approx(0.7053, abs=1e-3) and top.n_level == 1
     assert _notes(top)[-1].startswith("1 other point level with it")
+
+
+def test_beyond_a_share_of_none_there_is_nothing_to_try() -> None:
+    found = made_up([90.0, 89.0], [0.001, 0.3])
+    decay = {"scale": "linear", "low": 0.0, "high": 1.0}
+    assert dataclasses.replace(found, space={"lr": decay}).edges == []
+    assert dataclasses.replace(found, space={"lr": decay | {"low": 1e-4}}).edges
 
 
 def test_points_of_older_sources_are_told(tmp_path: Path) -> None:

@@ -193,7 +193,10 @@ def _check_folder(dataset: Dataset, data_dir: Path | None, download: bool) -> No
     if download:
         data_dir.mkdir(parents=True, exist_ok=True)
     elif not data_dir.is_dir():
-        raise DatasetError(f"data directory {data_dir} does not exist (--data-dir)")
+        raise DatasetError(
+            f"data directory {data_dir} does not exist: point --data-dir at the folder that holds "
+            "the data sets, or add --download to make it"
+        )
     elif dataset.folder and not any(data_dir.glob(dataset.folder)):
         raise DatasetError(
             f"dataset {dataset.name!r}: {data_dir / dataset.folder} not found; point --data-dir "
