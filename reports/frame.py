@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
 
 
 def to_csv(table: Table) -> str:
-    """CSV text with a header; an absent value is an empty field, as pandas reads it back."""
+    """CSV text with a header; an absent value is an empty field, as pandas reads it back.
+
+    `headline` is the number of the `readout`; `settings` are all hyper-parameters, as JSON.
+    """
     names, found = _columns(table)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")  # pandas takes three times as long
@@ -67,7 +71,7 @@ def _columns(table: Table) -> tuple[list[str], dict[str, list[Any]]]:
     """The names in their order, and the values of each, one per line."""
     first = [
         "suite", "row", "method", "column", "dataset", "architecture", "seed", "status", "reason",
-        "stale", "key", "headline",
+        "stale", "key", "headline", "readout", "settings",
     ]  # fmt: skip
     found = by_column(_lines(table))
     last = ["epochs_run", "started_at", "finished_at", "command", "code_sha", "git_commit"]
@@ -100,11 +104,13 @@ def _lines(table: Table) -> Iterator[dict[str, Any]]:
                     "stale": run.stale,
                     "key": run.key,
                     "headline": run.value,
+                    "readout": cell.readout,
                 }
                 for name in ("code_sha", "started_at", "finished_at", "command"):
                     line[name] = (run.record or {}).get(name)
                 if run.record:
                     line["epochs_run"] = len(run.record["curves"].get("epoch", ()))
+                    line["settings"] = json.dumps(run.record["cell"].get("config"))
                     line["git_commit"] = run.record["environment"].get("git_commit")
                     for group in ("metrics", "timings", "memory", "cost", "speed", "audit"):
                         values = run.record.get(group) or {}
