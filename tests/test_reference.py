@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from reports.build import read
+from reports.differences import difference
+from reports.formatting import signed
 from reports.markdown import render
 from results import Store
 from results.published import published
@@ -75,6 +77,44 @@ def test_a_table_is_the_one_that_its_command_builds() -> None:
         built, *_ = render(read(suite, STORE, published)).split("\n\n")
         assert built in text
         assert f"python -m reports.build {suite} --results-dir results/reference" in text
+
+
+# names in the table of differences -> row, readout; backprop's is its only one
+SIDES = {
+    "backprop": ("backprop", "last"),
+    "Mono-Forward": ("mono-forward", "last"),
+    "Mono-Forward (cosine)": ("mono-forward-cosine", "last"),
+    "HFF": ("hff", "last"),
+    "greedy local (predsim)": ("greedy-predsim", "last"),
+    "Forward-Forward": ("ff", "goodness"),
+    "NoProp-DT, sampled": ("noprop", "sampled"),
+    "NoProp-DT, mean": ("noprop", "mean"),
+    "backprop through its blocks, mean": ("noprop-backprop", "mean"),
+    "uSF": ("usf", "last"),
+    "feedback alignment": ("fa", "last"),
+    "DFA": ("dfa", "last"),
+}
+
+
+def test_the_differences_that_the_text_tells_are_those_of_the_records() -> None:
+    plan = PLANS["table1"]
+    assert plan is not None
+    records = STORE.read(cell["key"] for cell in plan["cells"]).records
+    text = (STORE.root / "README.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^\| (.+) \u2212 (.+?) \| (.+) \|$", text, flags=re.MULTILINE)
+    assert len(lines) == 10
+    for one, other, told in lines:
+        found = []
+        for column in plan["columns"]:
+            sides: list[dict[int, float]] = [{}, {}]
+            for side, (row, readout) in zip(sides, (SIDES[other], SIDES[one]), strict=True):
+                for cell in plan["cells"]:
+                    if (cell["row"], cell["column"]) == (row, column["id"]):
+                        metrics = records[cell["key"]]["metrics"]["test"][readout]
+                        side[cell["seed"]] = metrics["accuracy_pct"]
+            d = difference(*sides, step=0.01)
+            found.append(f"{signed(d.mean, 2)} \u00b1 {d.half_width:.2f}" if d else "")
+        assert [text.strip() for text in told.split("|")] == found, one
 
 
 @pytest.mark.parametrize("key", sorted(set(KEYS) - POINTS - keys_of(*TABLES)))
