@@ -125,12 +125,17 @@ def plugin(path: Path | str) -> ModuleType:
         del sys.modules[module_name]
         for name in _registered_by(module_name):
             del METHODS[name]
-        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__)
-                 if f.filename == str(path)]  # fmt: skip
-        where = f", line {lines[-1]}" if lines else ""
+        frame = frame_in(path, error)
+        where = f", line {frame.lineno}" if frame else ""
         raise PluginError(f"plugin {path}{where}: {type(error).__name__}: {error}") from error
     return module
 
 
 def _registered_by(module_name: str) -> list[str]:
     return [name for name, cls in METHODS.items() if cls.__module__ == module_name]
+
+
+def frame_in(path: Path | str, error: Exception) -> traceback.FrameSummary | None:
+    """The innermost place in a file that an exception came through, or None."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return next((frame for frame in reversed(frames) if frame.filename == str(path)), None)

@@ -144,8 +144,9 @@ def caption(table: Table, profile: bool = True) -> list[str]:
         sentences.append(
             "Published: the source's own number, with ours minus it in parentheses; where sources "
             "differ, the lowest and the highest."
-            + (f" {_not_run(table)}" if _not_run(table) else "")
         )
+        if said := _not_run(table):
+            sentences.append(said)
     sentences.append(count_text(table))
     newest = table.newest
     sentences.append(

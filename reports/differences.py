@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from scipy.special import gammaln, stdtr, stdtrit
 
@@ -32,6 +32,9 @@ RULE = (
 )
 
 
+PAIRED, WELCH, STUDENT = "paired t", "Welch", "Student"
+
+
 @dataclass(frozen=True)
 class Difference:
     """Mean of b minus mean of a, in the unit of the values.
@@ -40,7 +43,7 @@ class Difference:
         half_width: of the 95 % interval.
         p_value: two-sided, of this comparison alone.
         effect: Hedges' g, in standard deviations; None where there is no spread.
-        paired: by seed; pooled: by Student's test, with one spread for both; else by Welch's.
+        test: PAIRED by seed, or WELCH's, or STUDENT's with one spread for both.
         df: degrees of freedom.
     """
 
@@ -48,9 +51,12 @@ class Difference:
     half_width: float
     p_value: float
     effect: float | None
-    paired: bool
+    test: str
     df: float
-    pooled: bool = False
+
+    @property
+    def paired(self) -> bool:
+        return self.test == PAIRED
 
 
 def difference(
@@ -83,7 +89,7 @@ def paired(a: Sequence[float], b: Sequence[float], step: float = 0.0) -> Differe
     # the difference of two values that are rounded to multiples of `step`
     std = max(_spread(found), step / math.sqrt(6))
     df = found.n - 1
-    return _tested(found.mean, std / math.sqrt(found.n), std, df, hedges(df), True)
+    return _tested(found.mean, std / math.sqrt(found.n), std, df, hedges(df), PAIRED)
 
 
 def welch(a: Sequence[float], b: Sequence[float], step: float = 0.0) -> Difference:
@@ -103,12 +109,12 @@ def welch(a: Sequence[float], b: Sequence[float], step: float = 0.0) -> Differen
     va, vb = (max(_spread(side), least) ** 2 for side in (one, other))
     mean = other.mean - one.mean
     if va + vb == 0:
-        return _tested(mean, 0.0, 0.0, one.n + other.n - 2, 1.0, False)
+        return _tested(mean, 0.0, 0.0, one.n + other.n - 2, 1.0, WELCH)
     error = va / one.n + vb / other.n
     df = error**2 / ((va / one.n) ** 2 / (one.n - 1) + (vb / other.n) ** 2 / (other.n - 1))
     df_effect = (va + vb) ** 2 / (va**2 / (one.n - 1) + vb**2 / (other.n - 1))
     root = math.sqrt((va + vb) / 2)
-    return _tested(mean, math.sqrt(error), root, df, hedges(df_effect), False)
+    return _tested(mean, math.sqrt(error), root, df, hedges(df_effect), WELCH)
 
 
 def pooled(a: Sequence[float], b: Sequence[float], step: float = 0.0) -> Difference:
@@ -124,8 +130,7 @@ def pooled(a: Sequence[float], b: Sequence[float], step: float = 0.0) -> Differe
     squares = sum((side.n - 1) * _spread(side) ** 2 for side in (one, other))
     std = max(math.sqrt(squares / df), step / math.sqrt(12))
     error = std * math.sqrt(1 / one.n + 1 / other.n)
-    found = _tested(other.mean - one.mean, error, std, df, hedges(df), False)
-    return replace(found, pooled=True)
+    return _tested(other.mean - one.mean, error, std, df, hedges(df), STUDENT)
 
 
 def _spread(value: Estimate) -> float:
@@ -135,14 +140,14 @@ def _spread(value: Estimate) -> float:
 
 
 def _tested(
-    mean: float, error: float, std: float, df: float, correction: float, paired: bool
+    mean: float, error: float, std: float, df: float, correction: float, test: str
 ) -> Difference:
     if error == 0:  # without a spread any difference is certain
         none = abs(mean) <= 1e-12
-        return Difference(mean, 0.0, float(none), 0.0 if none else None, paired, df)
+        return Difference(mean, 0.0, float(none), 0.0 if none else None, test, df)
     half_width = float(stdtrit(df, 0.5 + CONFIDENCE / 2)) * error
     p_value = 2.0 * float(stdtr(df, -abs(mean / error)))
-    return Difference(mean, half_width, p_value, correction * mean / std, paired, df)
+    return Difference(mean, half_width, p_value, correction * mean / std, test, df)
 
 
 def hedges(df: float) -> float:

@@ -134,6 +134,10 @@ class Store:
         finally:
             temporary.unlink(missing_ok=True)
 
+    def saved(self) -> set[str]:
+        """Keys of the cells that have a checkpoint to go on from."""
+        return {path.stem for path in self.checkpoints_dir.glob("*.pt")}
+
     def supersede(self, key: str) -> None:
         """Puts a finished record out of the way so that the cell runs again. Nothing is deleted."""
         (self.checkpoints_dir / f"{key}.pt").unlink(missing_ok=True)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from torch import Generator, Tensor
 
 from methods import Method
 from methods.base import resolve_config
+from methods.registry import frame_in
 from suites.auditing import locality
 from suites.auditing.locality import flat_parameters
 from suites.auditing.sharing import double_precision, first_difference
@@ -416,5 +416,5 @@ def failures(case: Case, names: list[str] | None = None) -> dict[str, str]:
 def _place(error: Exception, cls: type[Method]) -> str:
     """Where in the method's own file an exception came from: " (mine.py:55 in train_step)"."""
     file = inspect.getfile(cls)
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
-    return f" ({Path(file).name}:{frames[-1].lineno} in {frames[-1].name})" if frames else ""
+    frame = frame_in(file, error)
+    return f" ({Path(file).name}:{frame.lineno} in {frame.name})" if frame else ""

@@ -27,7 +27,7 @@ from suites.progress import Display
 from suites.request import Request
 from suites.show import show_dry_run, show_list, show_table
 from suites.suite import RequestError
-from suites.todo import STALE, cells_text, jobs_of, not_ok, remaining, store_plan
+from suites.todo import STALE, cells_text, jobs_of, not_ok, once, remaining, store_plan
 
 EXAMPLES = """\
 examples:
@@ -138,9 +138,7 @@ def start(args: argparse.Namespace, command: str, resolve: options.Resolve, repo
         options.make_sample(args)
         if args.dry_run:
             todo, stale = remaining(request, store, args.fresh)
-            show_dry_run(console, request, {wanted.cell.key for wanted in todo}, stale)
-            if stale:
-                console.print(STALE.format(len(stale)), highlight=False)
+            show_dry_run(console, request, todo, stale)
             return 0
         preflight.check_writable(store, args.report_dir)
         sizes = preflight.check_data(request, store, args.data_dir, args.download, args.fresh)
@@ -160,7 +158,7 @@ def carry_out(
             store.supersede(wanted.cell.key)
     todo, stale = remaining(request, store)
     jobs = jobs_of(args, request, todo, device)
-    n_cells = len({wanted.cell.key for wanted in request.wanted})
+    n_cells = len(once(request.wanted))
     # From what was asked for, not from what is left: the number of threads of a worker follows
     # from it, and sums over threads round differently. So the same command gives the same bits.
     n_asked = max(len(request.wanted), len(request.plan["cells"]))  # --only runs some of them
@@ -207,7 +205,7 @@ def carry_out(
 
 def _begun(store: Store, jobs: Sequence[Job]) -> str:
     """How many of the cells have a checkpoint to go on from: " (2 of them begun)", or ""."""
-    saved = {path.stem for path in store.checkpoints_dir.glob("*.pt")}
+    saved = store.saved()
     n = sum(job.cell.key in saved for job in jobs)
     return f" ({n} of them begun)" if n else ""
 

@@ -16,9 +16,9 @@ from reports.table import Cell, Table
 from reports.tuning import Tuning, settings_text
 from suites.engine.architectures import ARCHITECTURES
 from suites.engine.datasets import DATASETS
-from suites.request import Request
+from suites.request import Request, Wanted
 from suites.suite import Row, Suite, rows_of
-from suites.todo import cells_text
+from suites.todo import STALE, cells_text
 
 STATES = {"unwanted": ""}
 FILE_WIDTH = 160  # of a list that does not go to a terminal
@@ -31,11 +31,12 @@ def show_table(table: Table, console: Console, keys: Collection[str] = ()) -> No
         keys: of the cells that were asked for, where not all were: rows and columns of others are
             left out.
     """
-    found = [(row.id, column.id) for row, column, run in table.runs if run.key in keys]
-    rows = [row for row in table.rows if not found or row.id in {r for r, _ in found}]
+    asked = [(row.id, column.id) for row, column, run in table.runs if run.key in keys]
+    its_rows, its_columns = ({place[i] for place in asked} for i in (0, 1))
+    rows = [row for row in table.rows if not asked or row.id in its_rows]
     columns = {
         f"{column.dataset}\n{column.label}": [_entry(table.cell(row, column)) for row in rows]
-        for column in table.columns if not found or column.id in {c for _, c in found}
+        for column in table.columns if not asked or column.id in its_columns
     }  # fmt: skip
     title = f"{table.plan['title']}: {metric_text(table)}"
     print_in_parts(console, title, [row.label for row in rows], columns)
@@ -165,21 +166,24 @@ def _listed(title: str, headings: Sequence[str]) -> TextTable:
 
 
 def show_dry_run(
-    console: Console, request: Request, todo: Collection[str], stale: Collection[str]
+    console: Console, request: Request, todo: Sequence[Wanted], stale: Collection[str]
 ) -> None:
     """Prints the wanted cells, what is to be done of them, and what cannot be.
 
     Args:
-        todo, stale: keys of those to be trained, and of those that older sources made.
+        todo: those to be trained; stale: keys of those that older sources made.
     """
+    to_run = {wanted.cell.key for wanted in todo}
     lines = []
     told = {c["key"]: f": {settings_text(c['settings'])}" for c in request.plan["cells"]
             if "settings" in c}  # fmt: skip
     for wanted in request.wanted:
         key = wanted.cell.key
-        state = "to run" if key in todo else "stale" if key in stale else "on record"
+        state = "to run" if key in to_run else "stale" if key in stale else "on record"
         lines.append(f"{state:9}  {key}  {wanted}{told.get(key, '')}")
     for gap in request.plan["unsupported"]:
         lines.append(f"cannot     {gap['row']} on {gap['column']}: {gap['reason']}")
     lines.append(f"{cells_text(request)}, {len(todo)} to do; nothing was run")
     console.file.write("\n".join(lines) + "\n")
+    if stale:
+        console.print(STALE.format(len(stale)), highlight=False)

@@ -138,7 +138,7 @@ def show(plan: Plan, store: Store, console: Console) -> int:
         sys.stderr.write(f"warning: unreadable record: {line}\n")
     live = store.live()
     jobs = jobs_known(store, plan["suite"], keys)
-    saved = {path.stem for path in store.checkpoints_dir.glob("*.pt")}
+    saved = store.saved()
     states: dict[tuple[str, str], Counter[str]] = {}
     for cell in plan["cells"]:
         place = states.setdefault((cell["row"], cell["column"]), Counter())

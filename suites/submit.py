@@ -122,9 +122,7 @@ def prepare(
     jobs = jobs_of(args, request, request.wanted, device)
     sweep = Sweep(store, request.suite.name, jobs, where, args.plugin)
     if args.dry_run:
-        show_dry_run(console, request, {wanted.cell.key for wanted in todo}, stale)
-        if stale:
-            console.print(STALE.format(len(stale)), highlight=False)
+        show_dry_run(console, request, todo, stale)
         queued = sweep.queued() if queue.here() else set()
         left = [job for key, job in sweep.unfinished().items() if key not in queued]
         n_jobs = len(list(packs(left, where)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from reports.formatting import plural
 from results.record import FINAL, RecordError
@@ -18,9 +18,14 @@ STALE = (
 )
 
 
+def once(wanted: Iterable[Wanted]) -> list[Wanted]:
+    """Each cell once: two places of a table may be one."""
+    return list({w.cell.key: w for w in wanted}.values())
+
+
 def cells_text(request: Request) -> str:
-    """ "57 cells", or "50 cells in 57 places": two places of a table may be one cell."""
-    n_places, n_cells = len(request.wanted), len({w.cell.key for w in request.wanted})
+    """ "57 cells", or "50 cells in 57 places"."""
+    n_places, n_cells = len(request.wanted), len(once(request.wanted))
     return plural(n_cells, "cell") + (f" in {n_places} places" if n_cells < n_places else "")
 
 
@@ -35,11 +40,11 @@ def remaining(request: Request, store: Store, fresh: bool = False) -> tuple[list
     summary = store.read((w.cell.key for w in request.wanted), fields=HEAD)
     for line in summary.unreadable:
         sys.stderr.write(f"warning: unreadable record: {line}\n")
-    once = {wanted.cell.key: wanted for wanted in request.wanted}.values()
+    cells = once(request.wanted)
     if fresh:
-        return list(once), set()
+        return cells, set()
     todo, stale = [], set()
-    for wanted in once:
+    for wanted in cells:
         record = summary.records.get(wanted.cell.key)
         if record is None or record["status"] not in FINAL:
             todo.append(wanted)
@@ -81,7 +86,6 @@ def jobs_of(
     args: argparse.Namespace, request: Request, wanted: Sequence[Wanted], device: str
 ) -> list[Job]:
     """The cells, each once, with all it takes to run them."""
-    once = {w.cell.key: w for w in wanted}.values()
     return [
         Job(
             cell=w.cell,
@@ -97,5 +101,5 @@ def jobs_of(
             ranks=args.ranks if w.cell.kind == "train" else 1,
             told="val" if request.suite.headline["split"] == "val" else "test",
         )
-        for w in once
+        for w in once(wanted)
     ]

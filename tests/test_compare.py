@@ -543,6 +543,8 @@ def test_one_seed_again_is_judged_by_the_spread_of_all(
     pair = pair_of(found, "hff")
     assert pair.verdict == verdict and pair.shift == pytest.approx(shift)
     assert ("Student" in " ".join(notes(found))) == (verdict != "same bits")
+    page = comparison_page.render(found)
+    assert (", Student</td>" in page) == (verdict != "same bits") and ", Welch</td>" not in page
 
 
 def test_few_runs_against_many_are_tested_as_scipy_tests_them() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from reports.caption import metric_text
 from reports.comparing.alignment import Side, flat
-from reports.differences import Difference, difference, holm_adjusted, pooled
+from reports.differences import STUDENT, WELCH, Difference, difference, holm_adjusted, pooled
 from reports.formatting import (
     MINUS,
     first_line,
@@ -190,17 +190,17 @@ def _pair(row: Row, column: Column, a: Cell | None, b: Cell | None, table: Table
     lone = (("A", one.keys() - other.keys()), ("B", other.keys() - one.keys()))
     changes = tuple(_changes(a, b))
     shared = one.keys() & other.keys()
-    if shared in (one.keys(), other.keys()):  # one side ran a part of the other's seeds
-        parts = _only(a, shared), _only(b, shared)
-        if shared and _same_bits(*parts):
-            a, b = parts
-            one, other = a.by_seed, b.by_seed
+    # where one side ran a part of the other's seeds, that part is looked at
+    same = shared in (one.keys(), other.keys()) and _same_bits(a, b, shared)
+    if same and one.keys() != other.keys():
+        a, b = _only(a, shared), _only(b, shared)
+        one, other = a.by_seed, b.by_seed
     step = rounding_step(table.plan, row, (*a.runs, *b.runs))
     tested = difference(one, other, step)
     if tested is None and one and other and max(len(one), len(other)) >= MIN_SEEDS_FOR_INTERVAL:
         tested = pooled(list(one.values()), list(other.values()), step)
     if one and other:
-        verdict = SAME if _same_bits(a, b) else FEW  # of what is tested, the p value decides
+        verdict = SAME if same else FEW  # of what is tested, the p value decides
     else:
         lacking = RESULT_IN["A" if one else "B"] if one or other else NO_VALUE
         verdict = CHANGED if changes else lacking
@@ -223,11 +223,12 @@ def _only(cell: Cell, seeds: Set[int]) -> Cell:
     return replace(cell, runs=runs, estimate=estimate(values))
 
 
-def _same_bits(a: Cell, b: Cell) -> bool:
-    one, other = ({run.seed: run for run in c.runs if run.value is not None} for c in (a, b))
-    return one.keys() == other.keys() and all(
+def _same_bits(a: Cell, b: Cell, seeds: Set[int]) -> bool:
+    """Whether there are runs of these seeds with a value, and all are equal to the last bit."""
+    one, other = ({run.seed: run for run in cell.runs if run.seed in seeds} for cell in (a, b))
+    return bool(seeds) and all(
         one[seed].value == other[seed].value and _learned(one[seed]) == _learned(other[seed])
-        for seed in one
+        for seed in seeds
     )
 
 
@@ -320,16 +321,14 @@ def notes(comparison: Comparison) -> list[str]:
     """What else a reader has to know, in sentences."""
     shared = comparison.shared
     found = []
-    tested = [(pair, pair.difference) for pair in shared if pair.difference]
-    for name, why, pairs in (
-        ("Welch", "the seeds with a value are not the same",
-         [pair for pair, test in tested if not (test.paired or test.pooled)]),
-        ("Student", "one side has fewer than three seeds",
-         [pair for pair, test in tested if test.pooled]),
-    ):  # fmt: skip
+    for test, why in (
+        (WELCH, "the seeds with a value are not the same"),
+        (STUDENT, "one side has fewer than three seeds"),
+    ):
+        pairs = [pair for pair in shared if pair.difference and pair.difference.test == test]
         if pairs:
             n = plural(len(pairs), "cell")
-            found.append(f"{n} by {name}'s test, since {why}: {_names(pairs)}.")
+            found.append(f"{n} by {test}'s test, since {why}: {_names(pairs)}.")
     sources = [pair for pair in shared if pair.other_sources]
     if sources:
         found.append(

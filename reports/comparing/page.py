@@ -153,8 +153,7 @@ def _line(pair: Pair, suite: str) -> dict[str, Any]:
     if found:
         line |= {
             "low": found.mean - found.half_width, "high": found.mean + found.half_width,
-            "test": "paired t" if found.paired else "Student" if found.pooled else "Welch",
-            "df": found.df, "p": found.p_value, "hedges_g": found.effect,
+            "test": found.test, "df": found.df, "p": found.p_value, "hedges_g": found.effect,
         }  # fmt: skip
     return line
 
